@@ -5,6 +5,7 @@ drawn from a seed of their own; where the package holds a pretrained base in `st
 that is used instead. Code that comes with a model is never run, and pickled weights never read.
 """
 
+import copy
 import os
 import shutil
 from collections.abc import Callable
@@ -78,21 +79,17 @@ def save_student(
     Raises:
         ModelError: `out_dir` holds something that is no model.
     """
-    with_partial(out_dir, lambda partial: write_student(model, tokenizer, partial, dtype))
+    if model.dtype != dtype:
+        model = copy.deepcopy(model).to(dtype)  # type: ignore[arg-type]
+    with_partial(out_dir, lambda partial: write_student(model, tokenizer, partial))
 
 
 def write_student(
-    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", into: Path, dtype: torch.dtype
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", into: Path
 ) -> None:
-    """Write a model's files into a directory that exists."""
-    state = {name: tensor.detach().cpu().to(dtype) for name, tensor in model.state_dict().items()}
-    before = model.config.dtype
-    model.config.dtype = dtype
-    try:
-        model.save_pretrained(into, state_dict=state)
-        tokenizer.save_pretrained(into)
-    finally:
-        model.config.dtype = before
+    """Write a model's files, in the type it has, into a directory that exists."""
+    model.save_pretrained(into)
+    tokenizer.save_pretrained(into)
 
 
 def with_partial(out_dir: Path, write: Callable[[Path], None]) -> None:

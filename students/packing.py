@@ -60,7 +60,7 @@ def first_fit_decreasing(lengths: Sequence[int], room: int) -> list[list[int]]:
     """Put items into as few bins of `room` as the rule finds; items are named by index.
 
     The longest goes first, each into the first bin that has room for it. At most 11/9 of the best
-    possible number of bins, plus one (Johnson 1973). Ties keep their order.
+    possible number of bins, plus 6/9 (Dosa 2007). Ties keep their order.
 
     Raises:
         ValueError: an item is longer than `room`.

@@ -110,9 +110,7 @@ def train(
     rows = read_rows(dataset)
     compute = Compute.of(settings)
     model, tokenizer = build_model(settings.model, seed=settings.seed)
-    prepared = prepare(
-        tokenizer, rows, max_length=settings.max_length, too_long=settings.too_long
-    )
+    prepared = prepare(tokenizer, rows, max_length=settings.max_length, too_long=settings.too_long)
     results: list[SftResult] = []
 
     def write(partial: Path) -> None:
@@ -127,8 +125,8 @@ def train(
                 raise _keep_last(stop, model, tokenizer, out_dir) from None
         result = run.result(prepared, out_dir)
         results.append(result)
-        model.to("cpu")
-        write_student(model, tokenizer, partial, getattr(torch, settings.save_dtype))
+        model.to("cpu", getattr(torch, settings.save_dtype))  # type: ignore[arg-type]
+        write_student(model, tokenizer, partial)
         _write_record(partial / "training.json", settings, result)
 
     with_partial(out_dir, write)
@@ -178,7 +176,8 @@ class _Run:
         )
         self.pad_id = int(tokenizer.pad_token_id or tokenizer.eos_token_id or 0)
         if settings.gradient_checkpointing:
-            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+            new = getattr(self.model, "activation_checkpointing_enable", None)  # its later name
+            (new or self.model.gradient_checkpointing_enable)({"use_reentrant": False})
         self.losses: list[tuple[float, int]] = []
         self.tokens = self.positions = 0
         self.seconds = 0.0
@@ -280,7 +279,7 @@ def _keep_last(
 ) -> SftError:
     """Save the weights as they were before the step that failed, and say what may help."""
     kept = out_dir.with_name(f"{out_dir.name}.last_good")
-    save_student(model.cpu(), tokenizer, kept)  # type: ignore[arg-type]
+    save_student(model.cpu(), tokenizer, kept)
     return SftError(
         f"{stop}. The weights from before that step are in {kept}; a lower learning_rate, a longer"
         " warmup or dtype=float32 may get past it"
