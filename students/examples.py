@@ -29,7 +29,7 @@ class ExamplesError(KitError):
 
 
 class Note(StrEnum):
-    """What happened to an example on its way. The first four leave it out."""
+    """What happened to an example on its way. `LEFT_OUT` are the ones that leave it out."""
 
     TOO_LONG = "too_long"
     PROMPT_FILLS_ALL = "prompt_fills_all"
@@ -69,9 +69,13 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """The examples of a data set, how often each `Note` was made, and one instance of each."""
+    """The examples of a data set, how often each `Note` was made, and one instance of each.
+
+    `end_id` is the token that ends every reply.
+    """
 
     examples: tuple[Example, ...]
+    end_id: int
     notes: dict[Note, int]
     instances: dict[Note, str] = field(default_factory=dict)
 
@@ -152,7 +156,7 @@ def prepare(
         raise ExamplesError(
             f"none of {len(rows)} examples can be trained on: {counts} (max_length is {max_length})"
         )
-    return Prepared(tuple(examples), dict(notes), instances)
+    return Prepared(tuple(examples), format.end_id, dict(notes), instances)
 
 
 def _prepare_one(

@@ -6,6 +6,7 @@ that is used instead. Code that comes with a model is never run, and pickled wei
 """
 
 import copy
+import difflib
 import os
 import shutil
 from collections.abc import Callable
@@ -92,6 +93,16 @@ def write_student(
     tokenizer.save_pretrained(into)
 
 
+def stop_at(model: "PreTrainedModel", end_id: int) -> None:
+    """Let generation stop at the token that was trained as a reply's end."""
+    config = model.generation_config
+    assert config is not None
+    known = config.eos_token_id
+    ids = [] if known is None else [known] if isinstance(known, int) else list(known)
+    if end_id not in ids:
+        config.eos_token_id = [*ids, end_id]
+
+
 def with_partial(out_dir: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill `OUT.partial`, then put it in the place of `out_dir`.
 
@@ -162,9 +173,11 @@ def _located(name: str) -> str:
     """The model's directory if one is meant, else the hub id.
 
     Raises:
-        ModelError: a path is meant and does not hold a model.
+        ModelError: a path is meant and does not hold a model, or a built-in name is mistyped.
     """
     if not is_path(name):
+        if "/" not in name and (close := difflib.get_close_matches(name, BUILT_IN, n=1)):
+            raise ModelError(f"{name}: no such student; did you mean '{close[0]}'?")
         return name
     path = Path(name).expanduser()
     known = f"built in are {', '.join(BUILT_IN)}; anything else is a path or a hub id"
@@ -195,10 +208,10 @@ def _load(name: str) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
             name, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
         )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        tried = "the directory" if is_path(name) else "no such directory; the hub id"
+        tried = "the directory" if is_path(name) else "it is no directory, and as a hub id it"
         raise ModelError(
-            f"{name}: cannot be loaded; tried {tried} {name}"
-            f" (built in: {', '.join(BUILT_IN)}): {_first_lines(error)}"
+            f"{name}: {tried} cannot be loaded (built in: {', '.join(BUILT_IN)}):"
+            f" {_first_lines(error)}"
         ) from error
     return model, tokenizer
 

@@ -25,7 +25,14 @@ from .. import KitError, __version__
 from .compute import Compute
 from .examples import Example, Prepared, prepare
 from .loss import summed_loss
-from .models import build_model, check_replaceable, save_student, with_partial, write_student
+from .models import (
+    build_model,
+    check_replaceable,
+    save_student,
+    stop_at,
+    with_partial,
+    write_student,
+)
 from .optim import Optimizer, make_optimizer
 from .packing import Pack, lay_out
 from .rows import read_rows
@@ -126,6 +133,7 @@ def train(
         result = run.result(prepared, out_dir)
         results.append(result)
         model.to("cpu", getattr(torch, settings.save_dtype))  # type: ignore[arg-type]
+        stop_at(model, prepared.end_id)
         write_student(model, tokenizer, partial)
         _write_record(partial / "training.json", settings, result)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from r1kit.students import models
-from r1kit.students.models import ModelError, build_model, save_student
+from r1kit.students.models import ModelError, build_model, save_student, stop_at
 
 SIZES = {"tiny-qwen": 823_424, "tiny-llama": 822_400}
 
@@ -96,7 +96,7 @@ def test_broken_weights_and_a_missing_template_are_named(tmp_path: Path) -> None
     save_student(model, tokenizer, tmp_path / "s")
     weights = tmp_path / "s" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(ModelError, match=r"s: cannot be loaded; tried the directory"):
+    with pytest.raises(ModelError, match=r"s: the directory cannot be loaded"):
         build_model(str(tmp_path / "s"))
     tokenizer.chat_template = None
     save_student(model, tokenizer, tmp_path / "s")
@@ -121,9 +121,22 @@ def test_a_hub_id_that_cannot_be_had_says_what_was_tried(tmp_path: Path) -> None
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
     )
     assert done.stdout.startswith(
-        "someone/some-model: cannot be loaded; tried no such directory; the hub id"
+        "someone/some-model: it is no directory, and as a hub id it cannot be loaded"
     ), done.stderr
     assert "tiny-qwen, tiny-llama" in done.stdout
+
+
+def test_a_mistyped_student_is_named_without_asking_the_hub() -> None:
+    with pytest.raises(ModelError, match=r"tiny-qwn: no such student; did you mean 'tiny-qwen'"):
+        build_model("tiny-qwn")
+
+
+def test_generation_stops_at_the_end_that_was_trained() -> None:
+    model, tokenizer = build_model("tiny-qwen")
+    stop_at(model, tokenizer.eos_token_id)
+    assert model.generation_config.eos_token_id == tokenizer.eos_token_id
+    stop_at(model, 7)
+    assert model.generation_config.eos_token_id == [tokenizer.eos_token_id, 7]
 
 
 def test_a_directory_that_is_no_model_is_not_replaced(tmp_path: Path) -> None:
