@@ -126,6 +126,7 @@ def train(
             try:
                 for line in run.steps():
                     metrics.write(json.dumps(line) + "\n")
+                    metrics.flush()  # for whoever follows along
                     if progress is not None:
                         progress(run.progress())
             except _NotFinite as stop:

@@ -1,6 +1,11 @@
 """`r1kit students sft` as a person runs it."""
 
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,3 +58,31 @@ def test_what_a_user_can_fix_is_raised_as_such(tmp_path: Path) -> None:
     done = run("--data", str(tmp_path / "no.jsonl"), "--out", str(tmp_path / "out"))
     assert isinstance(done.exception, KitError)
     assert "no.jsonl: does not exist" in str(done.exception)
+
+
+def test_a_real_interrupt_ends_it_with_130_and_leaves_nothing(
+    make_sums: Callable[..., list[dict[str, Any]]], write_rows: Callable[..., Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    data = str(write_rows(make_sums(64)))
+    code = "from r1kit.students.cli import app; app()"
+    arguments = ["sft", "--data", data, "--out", str(out), "--set", "epochs=10000"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        give_up = time.monotonic() + 120
+        metrics = tmp_path / "out.partial" / "metrics.jsonl"
+        while not (metrics.exists() and metrics.stat().st_size):
+            assert process.poll() is None and time.monotonic() < give_up
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "stopped before the training ended" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["train.jsonl"]
