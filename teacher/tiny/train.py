@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class TinySettings:
     """How tiny-r1 is trained. The defaults made the packaged weights."""
 
-    steps: int = 3_000
+    steps: int = 2_800
     batch: int = 512
     pool: int = 300_000
     """Examples drawn beforehand; training passes over them as often as its steps need."""
