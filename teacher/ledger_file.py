@@ -65,10 +65,11 @@ PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
 """
 
-NO_SHARED_MEMORY = frozenset(
-    ("9p", "afs", "beegfs", "ceph", "cifs", "glusterfs", "gpfs", "lustre")
-    + ("ncpfs", "nfs", "nfs4", "pvfs2", "smb3", "smbfs")
+NO_SHARED_MEMORY = re.compile(
+    r"9p|afs|beegfs|ceph|cifs|fuse.*|glusterfs|gpfs|lustre|ncpfs|nfs\d?|pvfs2|smb3|smbfs"
 )
+"""File systems whose mmap is not promised to be coherent: network ones, and FUSE."""
+
 CHECKED_BYTES = 2**30
 """A file up to this size is checked whole at every opening (about a second per GiB)."""
 
@@ -153,11 +154,6 @@ def file_system_of(path: Path, mounts: str) -> tuple[str, str]:
         if path.is_relative_to(point) and len(point) >= len(best[1]):
             best = (fields[2], point)
     return best
-
-
-def keeps_shared_memory(file_system: str) -> bool:
-    """Whether WAL is safe there. FUSE and network file systems do not promise coherent mmap."""
-    return file_system not in NO_SHARED_MEMORY and not file_system.startswith("fuse")
 
 
 def open_database(path: Path, *, write: bool, mounts: Path) -> tuple[sqlite3.Connection, list[str]]:
@@ -248,7 +244,7 @@ def _set_journal(connection: sqlite3.Connection, path: Path, mounts: Path) -> li
     if mounts.exists():
         text = mounts.read_text(encoding="utf-8", errors="replace")
         file_system, point = file_system_of(path.resolve(), text)
-    if keeps_shared_memory(file_system):
+    if NO_SHARED_MEMORY.fullmatch(file_system) is None:
         (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode == "wal":
             return []

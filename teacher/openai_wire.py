@@ -121,5 +121,5 @@ def wait_s(failed: Try, num_failures: int, backoff_s: float) -> float:
     """How long to wait after the n-th failure of a request: doubled each time, with jitter."""
     if failed.retry_after_s is not None:
         return failed.retry_after_s
-    longest = min(backoff_s * 2 ** min(num_failures - 1, 16), LONGEST_BACKOFF_S)
+    longest = min(backoff_s * 2.0 ** min(num_failures - 1, 16), LONGEST_BACKOFF_S)
     return longest * random.uniform(0.5, 1.0)
