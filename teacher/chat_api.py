@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from .engine import BadResponse, Message, Prompt, Request, Response, Sampling, read_choice
+from .engine import Message, Prompt, Request, Response, Sampling, read_choice
 
 IGNORED = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key")
 """Parameters that never change an answer."""
@@ -155,10 +155,12 @@ def read_response(response: Response) -> tuple[dict[str, Any], dict[str, Any]]:
     """The choice of an engine's response, its text without the prefill, and the usage.
 
     Raises:
-        BadResponse: the engine failed on this request; the message says how.
+        BadRequest: the engine, within its own budget of tries, has no answer to this request, such
+            as one that is too long. Asking again would not help, hence a status of 400.
+        BadResponse: the engine's answer is no completion.
     """
     if response.error is not None:
-        raise BadResponse(response.error)
+        raise BadRequest(response.error)
     choice, usage = read_choice(response.raw)
     message = dict(choice["message"])
     prefill = response.request.prompt.prefill
@@ -177,8 +179,11 @@ def add_usage(usages: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     }
 
 
-def error_object(
-    message: str, kind: str, param: str | None = None, code: str | None = None
-) -> dict[str, Any]:
-    """OpenAI's error body."""
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+def error_object(error: Exception) -> dict[str, Any]:
+    """OpenAI's error body: the client's fault for a `BadRequest`, else the server's."""
+    body: dict[str, Any] = {
+        "message": str(error), "type": "server_error", "param": None, "code": None
+    }  # fmt: skip
+    if isinstance(error, BadRequest):
+        body |= {"type": "invalid_request_error", "param": error.param, "code": error.code}
+    return {"error": body}

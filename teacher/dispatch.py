@@ -33,11 +33,11 @@ class Job:
 
 
 class _Stopped(Exception):
-    """Raised out of `on_text` to end a stream when the server closes."""
+    """Raised out of the feed and out of `on_text` to end the engine's stream when closing."""
 
 
 class Dispatcher:
-    """Feeds one engine from many threads. A request is known by its `problem_id`: keep it unique."""
+    """Feeds one engine from many threads. Requests are told apart by their `problem_id`."""
 
     def __init__(self, engine: Engine) -> None:
         """Start the thread that runs the engine. The engine stays the caller's to close."""
@@ -70,10 +70,11 @@ class Dispatcher:
                 self._waiting.remove(job)
 
     def close(self) -> None:
-        """Stop at the next token, fail what is unfinished, and end the thread."""
+        """Fail what is unfinished, and stop the engine at its next token. Safe to call twice."""
         with self._change:
             self._closing = True
             self._change.notify()
+        self._fail_all(EngineError("the server is stopping"))
         self._thread.join(CLOSE_S)
 
     def _run(self) -> None:
@@ -81,23 +82,18 @@ class Dispatcher:
             with self._change:
                 self._change.wait_for(lambda: self._waiting or self._closing)
                 if self._closing:
-                    break
+                    return
                 self._gather_until = time.monotonic() + GATHER_S
             failure = self._round()
-            self._fail_all(self._take_drawn(), failure)
-        with self._change:
-            unfinished = [*self._take_drawn(), *self._waiting]
-        self._fail_all(unfinished, EngineError("the server is stopping"))
+            self._fail_all(failure, but_waiting=True)
 
     def _round(self) -> EngineError:
         """Run the engine until the feed is dry; say why whatever is left over has no answer."""
         answer, feed = self._engine.answer, _Feed(self._draw)
+        more = {"on_text": self._on_text} if self._tells_text else {}
         try:
-            stream = answer(feed, on_text=self._on_text) if self._tells_text else answer(feed)  # type: ignore[call-arg]
-            for response in stream:
-                self._drawn.pop(response.request.problem_id).deliver(response)
-                if self._closing:
-                    break
+            for response in answer(feed, **more):  # type: ignore[arg-type]
+                self._deliver(response.request, response)
         except _Stopped:
             return EngineError("the server is stopping")
         except Exception as error:  # noqa: BLE001 - whatever it is, the callers must hear of it
@@ -110,7 +106,9 @@ class Dispatcher:
             while not self._waiting and not self._closing:
                 if not self._change.wait(max(self._gather_until - time.monotonic(), 0.0)):
                     break
-            if self._closing or not self._waiting:
+            if self._closing:
+                raise _Stopped
+            if not self._waiting:
                 raise StopIteration
             job = self._waiting.popleft()
             self._drawn[job.request.problem_id] = job
@@ -119,14 +117,21 @@ class Dispatcher:
     def _on_text(self, request: Request, piece: str) -> None:
         if self._closing:
             raise _Stopped
-        self._drawn[request.problem_id].deliver(piece)
+        self._deliver(request, piece)
 
-    def _take_drawn(self) -> list[Job]:
-        jobs = list(self._drawn.values())
-        self._drawn.clear()
-        return jobs
+    def _deliver(self, request: Request, event: Event) -> None:
+        with self._change:
+            drawn, name = self._drawn, request.problem_id
+            job = drawn.pop(name, None) if isinstance(event, Response) else drawn.get(name)
+        if job is not None:
+            job.deliver(event)
 
-    def _fail_all(self, jobs: list[Job], failure: EngineError) -> None:
+    def _fail_all(self, failure: EngineError, *, but_waiting: bool = False) -> None:
+        with self._change:
+            jobs = [*self._drawn.values(), *([] if but_waiting else self._waiting)]
+            self._drawn.clear()
+            if not but_waiting:
+                self._waiting.clear()
         for job in jobs:
             job.deliver(failure)
 

@@ -24,7 +24,7 @@ THINK_CLOSE = "</think>"
 
 
 class EngineError(KitError):
-    """An engine cannot go on: the endpoint is gone, the model does not load, the budget is spent."""
+    """An engine cannot go on: the endpoint is gone, the model does not load, the money is spent."""
 
 
 class BadResponse(ValueError):
@@ -32,7 +32,7 @@ class BadResponse(ValueError):
 
 
 class Finish(StrEnum):
-    """Why a completion ended. `LENGTH` is an outcome of its own: never an answer, never an error."""
+    """Why a completion ended. `LENGTH` is an outcome of its own: not an answer, not an error."""
 
     STOP = "stop"
     LENGTH = "length"

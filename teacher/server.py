@@ -29,7 +29,7 @@ from .dispatch import Dispatcher, Event, Job
 from .engine import BadResponse, Engine, EngineError, Request, Response
 
 SHUTDOWN_S = 2
-"""How long requests under way may still run after Ctrl-C."""
+"""How long replies that are being sent may take after Ctrl-C."""
 
 
 class ServerError(KitError):
@@ -39,15 +39,14 @@ class ServerError(KitError):
 def make_app(engine: Engine) -> Starlette:
     """The application over one engine, which it does not close."""
     model, started = engine.identity.model, int(time.time())
-    dispatcher: list[Dispatcher] = []
 
     @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        dispatcher.append(Dispatcher(engine))
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        app.state.dispatcher = Dispatcher(engine)
         try:
             yield
         finally:
-            await asyncio.to_thread(dispatcher.pop().close)
+            await asyncio.to_thread(app.state.dispatcher.close)
 
     async def models(_: HttpRequest) -> HttpResponse:
         entry = {"id": model, "object": "model", "created": started, "owned_by": "r1kit"}
@@ -62,7 +61,7 @@ def make_app(engine: Engine) -> Starlette:
         except (ValueError, RecursionError) as error:
             raise BadRequest(f"the body is not JSON: {error}") from error
         asked = read_request(body, model)
-        exchange = _Exchange(asked, dispatcher[0])
+        exchange = _Exchange(asked, http.app.state.dispatcher)
         if asked.stream:
             return StreamingResponse(exchange.stream(), media_type="text/event-stream")
         return await _unless_disconnected(http, exchange)
@@ -97,6 +96,7 @@ def serve(
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((host, port))
+            listener.listen(2048)  # whoever hears of the URL may connect at once
         except OSError as error:
             raise ServerError(
                 f"{host}:{port}: cannot listen there: {error.strerror}; "
@@ -109,7 +109,16 @@ def serve(
             make_app(engine), log_level="warning", timeout_graceful_shutdown=SHUTDOWN_S
         )
         with suppress(KeyboardInterrupt):  # uvicorn raises it again once it has shut down
-            uvicorn.Server(config).run(sockets=[listener])
+            _Server(config).run(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """Ends what is under way before it waits for the connections, which wait for just that."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        app: Any = self.config.app
+        await asyncio.to_thread(app.state.dispatcher.close)
+        await super().shutdown(sockets)
 
 
 class _Exchange:
@@ -132,7 +141,7 @@ class _Exchange:
                     choices[index], usage = read_response(event)
                     usages.append(usage)
         except (BadResponse, EngineError) as error:
-            return JSONResponse(error_object(str(error), "server_error"), 500)
+            return JSONResponse(error_object(error), 500)
         ordered = [
             {
                 "index": index,
@@ -166,8 +175,8 @@ class _Exchange:
             if self._asked.includes_usage:
                 last = {"choices": [], "usage": add_usage(usages)}
                 yield _event(self._envelope("chat.completion.chunk") | last)
-        except (BadResponse, EngineError) as error:
-            yield _event(error_object(str(error), "server_error"))
+        except (BadRequest, BadResponse, EngineError) as error:
+            yield _event(error_object(error))
         yield "data: [DONE]\n\n"
 
     async def _run(self) -> AsyncIterator[tuple[int, Event]]:
@@ -247,11 +256,10 @@ async def _unless_disconnected(http: HttpRequest, exchange: _Exchange) -> HttpRe
 
 async def _on_bad_request(_: HttpRequest, error: Exception) -> HttpResponse:
     assert isinstance(error, BadRequest)
-    body = error_object(str(error), "invalid_request_error", error.param, error.code)
-    return JSONResponse(body, error.status)
+    return JSONResponse(error_object(error), error.status)
 
 
 async def _on_http_exception(http: HttpRequest, error: Exception) -> HttpResponse:
     assert isinstance(error, HTTPException)
-    message = f"{http.method} {http.url.path}: {error.detail}"
-    return JSONResponse(error_object(message, "invalid_request_error"), error.status_code)
+    said = BadRequest(f"{http.method} {http.url.path}: {error.detail}", status=error.status_code)
+    return await _on_bad_request(http, said)

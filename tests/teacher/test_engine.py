@@ -4,7 +4,6 @@ import json
 from typing import Any
 
 import pytest
-
 from r1kit.teacher.engine import (
     BadResponse,
     Finish,
@@ -22,10 +21,16 @@ OPEN = "<think>\n"
 CLOSED = "<think>\n\n</think>\n\n"
 
 
-def respond(prefill: str, *, prefilled: bool = True, finish: str = "stop", **message: Any) -> Response:
+def respond(
+    prefill: str, *, prefilled: bool = True, finish: str = "stop", **message: Any
+) -> Response:
     request = Request(Prompt.user("2+2?", prefill=prefill), Sampling(), 0, 7)
     raw = json.dumps({"choices": [{"message": message, "finish_reason": finish}]})
     return Response(request, raw, "here", 0.1, prefilled=prefilled)
+
+
+def choice(message: dict[str, Any], finish: Any = "stop") -> str:
+    return json.dumps({"choices": [{"message": message, "finish_reason": finish}]})
 
 
 def chunk(**delta: str) -> str:
@@ -52,7 +57,11 @@ END = 'data: {"choices":[{"delta":{},"finish_reason":"stop"}]}\n\ndata: [DONE]\n
         (respond("<think>\nFirst", content="4", reasoning_content=" add"), "First add", "4"),
         # A closed prefill leaves no `</think>` to find: all is answer, whatever it is called.
         (respond(CLOSED, content=None, reasoning_content="4"), "", "\n\n4"),
-        (respond(CLOSED, content="4", reasoning_content="again"), "\n\n</think>\n\n<think>again", "4"),
+        (
+            respond(CLOSED, content="4", reasoning_content="again"),
+            "\n\n</think>\n\n<think>again",
+            "4",
+        ),
         # The prefill was never sent, so it is no part of the reply.
         (respond(OPEN, prefilled=False, content="4"), None, "4"),
         (respond(OPEN, prefilled=False, content="add</think>4"), "add", "4"),
@@ -75,7 +84,10 @@ def test_a_stream_and_a_whole_body_say_the_same() -> None:
         json.dumps(
             {
                 "choices": [
-                    {"message": {"content": "4\u2028!", "reasoning_content": "add"}, "finish_reason": "stop"}
+                    {
+                        "message": {"content": "4\u2028!", "reasoning_content": "add"},
+                        "finish_reason": "stop",
+                    }
                 ],
                 "usage": {"prompt_tokens": 3, "completion_tokens": 5},
             }
@@ -104,10 +116,10 @@ def test_a_stream_and_a_whole_body_say_the_same() -> None:
         ("[1]", "no list of choices"),
         ('{"choices": []}', "the list of choices is empty"),
         ('{"choices": [{"message": null}]}', "holds no message"),
-        ('{"choices": [{"message": {"content": ""}, "finish_reason": "stop"}]}', "the choice is empty"),
-        ('{"choices": [{"message": {"content": 4}, "finish_reason": "stop"}]}', "must be text, got 4"),
-        ('{"choices": [{"message": {"content": "4"}}]}', "finish_reason is None"),
-        ('{"choices": [{"message": {"content": "4"}, "finish_reason": ["stop"]}]}', "finish_reason"),
+        (choice({"content": ""}), "the choice is empty"),
+        (choice({"content": 4}), "must be text, got 4"),
+        (choice({"content": "4"}, None), "finish_reason is None"),
+        (choice({"content": "4"}, ["stop"]), "finish_reason"),
         (chunk(content="4"), "broke off before its finish_reason"),
         (chunk(content="4") + 'data: {"choi', "not JSON"),
         (chunk(content="4") + 'data: {"error": {"message": "out of memory"}}\n\n', "out of memory"),

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from r1kit import KitError
 from r1kit.teacher.engine import Finish, Identity, Prompt, Request, Response, Sampling
 from r1kit.teacher.ledger import Ledger
@@ -187,7 +186,9 @@ def test_verdicts_and_tags_are_replaced_and_read_back(path: Path) -> None:
 def test_counts_add_up(path: Path) -> None:
     with Ledger.open(path) as ledger:
         for number in range(6):
-            ledger.put(key(number), TORCH, reply(number, "12345", "length" if number < 2 else "stop"))
+            ledger.put(
+                key(number), TORCH, reply(number, "12345", "length" if number < 2 else "stop")
+            )
         ledger.done(key(n) for n in range(6))
         counts = ledger.counts()
     assert (counts.completions, counts.truncated) == (6, 2)
@@ -309,14 +310,18 @@ def test_a_file_that_is_no_sound_ledger_is_refused_untouched(
             assert ledger.counts().completions == 0
 
 
-def test_a_missing_ledger_is_named_when_reading_and_a_missing_folder_when_writing(path: Path) -> None:
+def test_a_missing_ledger_is_named_when_reading_and_a_missing_folder_when_writing(
+    path: Path,
+) -> None:
     with pytest.raises(LedgerError, match="no ledger there"):
         Ledger.open(path, write=False)
     with pytest.raises(LedgerError, match="No such file or directory"):
         Ledger.open(path.parent / "absent" / "traces.sqlite")
 
 
-def test_a_writer_killed_before_it_made_the_tables_leaves_a_file_that_can_be_used(path: Path) -> None:
+def test_a_writer_killed_before_it_made_the_tables_leaves_a_file_that_can_be_used(
+    path: Path,
+) -> None:
     connection = sqlite3.connect(path)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.close()
@@ -432,7 +437,10 @@ def fill(path: Path, *limit: str) -> tuple[int, str]:
     """Put until the disk refuses; how many were acknowledged, and what was said."""
     script = FILL.format(tests=str(Path(__file__).parent))
     done = subprocess.run(
-        [sys.executable, "-c", script, str(path), *limit], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", script, str(path), *limit],
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr
     *acknowledged, said = done.stdout.splitlines()
