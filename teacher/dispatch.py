@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from .engine import Engine, EngineError, Request, Response
 
@@ -90,9 +90,9 @@ class Dispatcher:
     def _round(self) -> EngineError:
         """Run the engine until the feed is dry; say why whatever is left over has no answer."""
         answer, feed = self._engine.answer, _Feed(self._draw)
-        more = {"on_text": self._on_text} if self._tells_text else {}
+        more: dict[str, Any] = {"on_text": self._on_text} if self._tells_text else {}
         try:
-            for response in answer(feed, **more):  # type: ignore[arg-type]
+            for response in answer(feed, **more):
                 self._deliver(response.request, response)
         except _Stopped:
             return EngineError("the server is stopping")

@@ -22,7 +22,12 @@ def open_engine(settings: EngineSettings) -> Engine:
     from .torch_engine import TorchEngine
 
     model = model_path(settings.model) if settings.model in BUILT_IN else settings.model
-    return TorchEngine(model, batch_size=settings.batch_size, max_length=settings.max_length)
+    return TorchEngine(
+        model,
+        revision=settings.revision,
+        batch_size=settings.batch_size,
+        max_length=settings.max_length,
+    )
 
 
 def _open_openai(settings: EngineSettings) -> Engine:

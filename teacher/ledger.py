@@ -31,6 +31,7 @@ from .engine import (
     parse_response,
 )
 from .group_commit import GroupCommit, Row
+from .ledger_file import LedgerError as LedgerError
 from .ledger_file import WriterLock, open_database
 
 _log = logging.getLogger("r1kit.ledger")

@@ -8,11 +8,13 @@ There is no authentication: it listens on 127.0.0.1 unless told otherwise.
 
 import asyncio
 import json
+import signal
 import socket
+import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import uvicorn
@@ -108,7 +110,8 @@ def serve(
         config = uvicorn.Config(
             make_app(engine), log_level="warning", timeout_graceful_shutdown=SHUTDOWN_S
         )
-        with suppress(KeyboardInterrupt):  # uvicorn raises it again once it has shut down
+        # Once it has shut down, uvicorn raises the signal again that made it do so.
+        with suppress(KeyboardInterrupt), _sigterm_as_ctrl_c():
             _Server(config).run(sockets=[listener])
 
 
@@ -119,6 +122,19 @@ class _Server(uvicorn.Server):
         app: Any = self.config.app
         await asyncio.to_thread(app.state.dispatcher.close)
         await super().shutdown(sockets)
+
+
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM, too, end in KeyboardInterrupt. Only the main thread can see signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    earlier = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
 
 
 class _Exchange:

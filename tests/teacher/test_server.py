@@ -430,8 +430,14 @@ def start_cli(*arguments: str) -> tuple["subprocess.Popen[str]", str]:
     return process, found[0]
 
 
-@pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
-def test_ctrl_c_ends_the_serve_command_cleanly(continuous: Running, busy: bool) -> None:
+@pytest.mark.parametrize(
+    ("busy", "ending"),
+    [(False, signal.SIGINT), (True, signal.SIGINT), (True, signal.SIGTERM)],
+    ids=["idle", "busy", "terminated"],
+)
+def test_ctrl_c_ends_the_serve_command_cleanly(
+    continuous: Running, busy: bool, ending: signal.Signals
+) -> None:
     process, url = start_cli(
         "--engine", "openai", "--base-url", continuous.url, "--model", "scripted"
     )
@@ -444,8 +450,8 @@ def test_ctrl_c_ends_the_serve_command_cleanly(continuous: Running, busy: bool) 
                 under_way = session.post(f"{url}/chat/completions", json=ask("long"))
                 waiting = asyncio.create_task(under_way.__aenter__())
                 await asyncio.sleep(0.3)
-            process.send_signal(signal.SIGINT)
-            code = await asyncio.to_thread(process.wait, 10)
+            process.send_signal(ending)
+            code = await asyncio.to_thread(process.wait, 5)
             if busy:
                 await asyncio.gather(waiting, return_exceptions=True)
             return code
