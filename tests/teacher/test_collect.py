@@ -168,8 +168,9 @@ def test_ctrl_c_between_responses_breaks_the_engine_off(path: Path) -> None:
 
     with Ledger.open(path) as ledger, pytest.MonkeyPatch.context() as patch:
         patch.setattr("r1kit.teacher.collect.REPORT_S", 0.0)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt) as raised:  # its traceback keeps the iterator alive
             collect(engine, ledger, [ask(n) for n in range(5)], progress=interrupt)
+        assert raised.tb is not None
         assert engine.is_broken_off
         assert len(engine.asked) == 1
         assert len(ledger.done(keys_of([ask(n) for n in range(5)]))) == 1

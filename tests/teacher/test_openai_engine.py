@@ -2,7 +2,10 @@
 
 import asyncio
 import json
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -513,6 +516,46 @@ def test_closing_the_iterator_breaks_off_what_is_under_way_promptly(start: Start
             assert time.monotonic() - began < 1.0
             time.sleep(0.01)
     assert len(server.bodies) == 8
+
+
+COLLECT = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from r1kit.teacher.collect import collect
+from r1kit.teacher.ledger import Ledger
+from test_openai_engine import ask, open_to
+def report(so_far): print(so_far.answered, flush=True)
+with open_to(sys.argv[1]) as engine, Ledger.open(Path(sys.argv[2])) as ledger:
+    try:
+        collect(engine, ledger, [ask(n) for n in range(100)], progress=report)
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+"""
+
+
+def test_ctrl_c_ends_a_run_at_once_and_keeps_what_was_reported(
+    start: Start, tmp_path: Path
+) -> None:
+    slow = Reply(whole().body, waits_s=30.0)
+    server = start(lambda body, count: whole() if len(server.bodies) <= 20 else slow)
+    path = tmp_path / "traces.sqlite"
+    code = COLLECT.format(tests=str(Path(__file__).parent))
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, server.url, str(path)], stdout=subprocess.PIPE, text=True
+    )
+    while server.num_at_once < 64:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    interrupted = time.monotonic()
+    out, _ = process.communicate(timeout=10)
+    assert time.monotonic() - interrupted < 2
+    assert process.returncode == 0
+    *reports, last = out.split()
+    assert (int(reports[-1]), last) == (20, "interrupted")
+    with OpenAIEngine(server.url, "r1") as engine, Ledger.open(path) as ledger:
+        assert len(ledger.done(ask(n).key(engine.identity) for n in range(100))) == 20
+        assert ledger.counts().unanswered == 64
 
 
 def test_an_error_of_the_recorder_stops_the_run_before_anything_is_sent(start: Start) -> None:
