@@ -21,12 +21,12 @@ def open_engine(settings: EngineSettings) -> Engine:
     from .tiny import model_path
     from .torch_engine import TorchEngine
 
-    model = model_path(settings.model) if settings.model in BUILT_IN else settings.model
+    is_built_in = settings.model in BUILT_IN
     return TorchEngine(
-        model,
-        revision=settings.revision,
+        model_path(settings.model) if is_built_in else settings.model,
         batch_size=settings.batch_size,
         max_length=settings.max_length,
+        name=settings.model if is_built_in else None,
     )
 
 

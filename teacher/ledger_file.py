@@ -9,6 +9,7 @@ import fcntl
 import os
 import re
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 
 from .. import KitError
@@ -119,17 +120,22 @@ class WriterLock:
             raise LedgerError(f"{path}: cannot be written: {error.strerror}") from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            self._file.truncate(0)
+            self._file.write(str(os.getpid()))
+            self._file.flush()
+        except BlockingIOError as error:
             self._file.seek(0)
-            holder = self._file.read().strip() or "unknown"
+            holder = self._file.read().strip()
             self._file.close()
+            stop = f", or stop it with `kill -INT {holder}`" if holder else ""
             raise LedgerError(
-                f"{ledger}: process {holder} is writing this ledger; wait until it ends, "
-                f"or stop it with `kill -INT {holder}`"
+                f"{ledger}: process {holder or '(unknown)'} is writing this ledger; "
+                f"wait until it ends{stop}"
             ) from error
-        self._file.truncate(0)
-        self._file.write(str(os.getpid()))
-        self._file.flush()
+        except OSError as error:
+            with suppress(OSError):  # closing tries once more to write
+                self._file.close()
+            raise LedgerError(f"{path}: cannot be locked: {error.strerror}") from error
 
     def release(self) -> None:
         """Let the next writer in. Safe to call twice."""

@@ -20,7 +20,11 @@ class EngineSettings(BaseModel):
     model: str = Field(
         "tiny-r1", min_length=1, description="built-in name, Hugging Face id, path, or served name"
     )
-    revision: str = Field("", description="declared version of the model; part of a sample's key")
+    revision: str = Field(
+        "",
+        description="openai: the declared version of the model, part of every sample's key; "
+        "torch digests the model's files instead",
+    )
     base_url: str | None = Field(
         None, description="the endpoint, up to and including /v1: http://127.0.0.1:8000/v1"
     )

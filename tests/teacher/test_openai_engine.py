@@ -224,7 +224,7 @@ FAULTS = {
 def test_what_may_pass_is_tried_again_and_then_answered(start: Start, fault: str) -> None:
     server = start(lambda body, count: whole() if count == 3 else FAULTS[fault])
     attempts: list[tuple[Request, str]] = []
-    with open_to(server, timeout_s=0.2) as engine:
+    with open_to(server, timeout_s=0.2 if fault == "silence" else 5) as engine:
         (response,) = engine.answer([ask()], before=lambda r, e: attempts.append((r, e)))
     assert response.error is None
     assert response.raw == whole().body
@@ -251,7 +251,7 @@ def test_after_the_budget_the_error_says_what_came_and_keeps_it(
     start: Start, fault: str, says: str, raw: str
 ) -> None:
     server = start(lambda body, count: FAULTS[fault])
-    response = one(open_to(server, timeout_s=0.1, retries=1))
+    response = one(open_to(server, timeout_s=0.1 if fault == "silence" else 5, retries=1))
     assert response.error is not None
     assert says in response.error
     assert response.error.startswith(server.url)
@@ -288,7 +288,7 @@ def test_retry_after_is_honoured(start: Start) -> None:
     limit = Reply("{}", 429, {"Retry-After": "0.4"})
     server = start(lambda body, count: whole() if count == 2 else limit)
     assert one(open_to(server)).error is None
-    assert 0.4 <= server.times[1] - server.times[0] < 1.0
+    assert 0.4 <= server.times[1] - server.times[0] < 2.0  # the back-off would be 0.01
 
 
 @pytest.mark.parametrize(
@@ -453,11 +453,11 @@ def test_a_server_that_leaves_the_stream_open_after_done_holds_nobody_up(start: 
 
 
 def test_silence_is_counted_from_the_last_sound(start: Start) -> None:
-    reply = events(*"12345678", pause_s=0.1)
+    reply = events(*"12345678", pause_s=0.15)
     server = start(lambda body, count: reply)
-    response = one(open_to(server, stream=True, timeout_s=0.4, retries=0))
+    response = one(open_to(server, stream=True, timeout_s=1.0, retries=0))
     assert response.error is None
-    assert response.seconds > 0.8
+    assert response.seconds > 1.2
 
 
 # The end of an endpoint, and of a run.
@@ -608,3 +608,20 @@ def test_a_password_in_the_url_is_sent_but_not_recorded(start: Start) -> None:
 def test_a_base_url_that_cannot_be_used_is_refused_with_an_example(url: str) -> None:
     with pytest.raises(EngineError, match=r"base_url: .*http://127.0.0.1:8000/v1"):
         open_to(url)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"kind": "openai"}, "kind openai needs base_url"),
+        (
+            {"base_url": "http://127.0.0.1:8000/v1"},
+            "base_url is for kind openai, and kind is torch",
+        ),
+        ({"kind": "vllm"}, "Input should be 'torch' or 'openai'"),
+        ({"concurency": 8}, "Extra inputs are not permitted"),
+    ],
+)
+def test_settings_that_make_no_engine_are_refused(fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        EngineSettings(**fields)
