@@ -131,8 +131,8 @@ def _shapes(gold: str, answer: str, ordered: bool | None) -> Decision | None:
 def _word_pair(gold: str, answer: str, ordered: bool | None) -> Decision | None:
     """Answers in words. Single words that differ are wrong; nobody here can compare sentences."""
     want, got = words(gold), words(answer)
-    if want is None:
-        return None
+    if want is None or (got is not None and want != got and sorted(want) == sorted(got)):
+        return None  # `ab` and `ba` may be products
     if want == got:
         return Decision(Verdict.CORRECT, "the same words")
     if " " in want or (got is not None and " " in got):

@@ -138,14 +138,16 @@ def _after_phrase(tail: str) -> str:
     if found is None:
         return ""
     rest = tail[found.end() :].split("\n")[0]
-    formula = FORMULA.search(tail, found.end())
-    if formula is not None and formula.start() < found.end() + len(rest):
-        return _content(formula)
+    first = FORMULA.match(tail, found.end())
+    if first is not None:
+        return _content(first)
     end = SENTENCE_END.search(rest)
     sentence = (rest[: end.start()] if end else rest).strip().strip("*").strip()
-    if len(WORD.findall(COMMAND.sub("", sentence))) <= 3:
+    formula, number = _last(FORMULA, sentence), _last(NUMBER, sentence)
+    if formula is not None and (number is None or number.start() < formula.end()):
+        return _content(formula)
+    if formula is None and len(WORD.findall(COMMAND.sub("", sentence))) <= 3:
         return sentence
-    number = NUMBER.search(sentence)
     return number.group() if number else sentence
 
 

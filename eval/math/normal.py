@@ -47,6 +47,7 @@ NUMBER = re.compile(
 THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+")
 UNIT = re.compile(r"(?P<number>.*?[\d}])\s*(?P<unit>%|[A-Za-z$][A-Za-z .]*(?:\^\{?\d\}?)?)")
 WORDS = re.compile(r"[^\W\d_]+(?:[ '-][^\W\d_]+)*")
+BRACKET = re.compile(r"\\[{}]|[()\[\]]")
 BASED = re.compile(r"(?P<digits>[0-9A-Z]+)_\{?(?P<base>\d{1,2})\}?")
 
 NOT_UNITS = set("pi sqrt mod or and sin cos tan log ln exp i e x y n k to base".split())  # noqa: SIM905
@@ -102,9 +103,10 @@ def key(text: str) -> str:
 
 
 def words(text: str) -> str | None:
-    """The answer as lower-case words, or None where it is not made of words only."""
+    """The answer in lower case where it is made of words, else None; letters are no words."""
     text = clean(text).strip("()")
-    return text.casefold() if WORDS.fullmatch(text) and len(text) > 1 else None
+    longest = max((len(word) for word in text.split()), default=0)
+    return text.casefold() if WORDS.fullmatch(text) and longest >= 3 else None
 
 
 def based(text: str) -> tuple[str, int] | None:
@@ -116,10 +118,16 @@ def based(text: str) -> tuple[str, int] | None:
 def brackets(text: str) -> str:
     """The brackets around an answer: `{}` (a set), `()`, `[]`, `(]`, `[)`; empty where none."""
     text = clean(text)
-    opening, closing = text[:1], text[-1:]
-    if text.startswith(r"\{") and text.endswith("}"):
-        return "{}"
-    return opening + closing if opening in "([" and closing in ")]" and opening and closing else ""
+    found = list(BRACKET.finditer(text))
+    if not found or found[0].start() > 0 or found[-1].end() < len(text):
+        return ""
+    depth = 0
+    for bracket in found:
+        depth += 1 if bracket.group()[-1] in "{([" else -1
+        if depth == 0 and bracket is not found[-1]:
+            return ""  # `(1,2), (3,4)`: the first does not close at the end
+    kind = found[0].group()[-1] + found[-1].group()[-1]
+    return kind if depth == 0 and kind in ("{}", "()", "[]", "(]", "[)") else ""
 
 
 def read(text: str, *, as_list: bool = False) -> Plain | None:
@@ -133,7 +141,8 @@ def read(text: str, *, as_list: bool = False) -> Plain | None:
     if not as_list and (single := _single(text)) is not None:
         return single
     kind = brackets(text)
-    inside = text.removeprefix("\\")[1:-1].rstrip("\\ ") if kind else text
+    width = 0 if not kind else 2 if kind == "{}" else 1
+    inside = text[width : len(text) - width]
     parts = re.split(r"\s*(?:[,;]\s*(?:and\s+)?|\sand\s)\s*", inside.strip("{} "))
     values = [_number(part) for part in parts]
     if len(parts) < 2 and not kind:

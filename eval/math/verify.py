@@ -8,12 +8,12 @@ INFRA_ERROR: the comparison's process died twice; judge it again on a machine wi
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..pool import Executor, Failure, Pool, Result
 from ..verdict import Verdict
 from .exact import Decision, decide
-from .extract import Extracted, Rule, extract
+from .extract import Extracted, Rule, extract, find_boxes
 
 JUDGE = "math/1"
 """The name that verdicts of these rules are stored under; it changes when the rules do."""
@@ -79,7 +79,8 @@ def verify_answers(
         executor: used instead of a local pool; its limits then hold, and the caller closes it.
     """
     slow: dict[Pair, list[tuple[MathItem, Extracted]]] = {}
-    for item in items:
+    for given in items:
+        item = replace(given, gold=_gold(given.gold))
         found = Extracted("", Rule.NONE) if item.answer is None else extract(item.answer)
         decision = _quick(item, found)
         if decision is None:
@@ -91,6 +92,12 @@ def verify_answers(
     for pair, decision in _compare_all(list(slow), workers, timeout_s, executor):
         for item, found in slow[pair]:
             yield item.key, _judgement(decision, found)
+
+
+def _gold(gold: str) -> str:
+    """The right answer itself, where it is given as a sentence with one box."""
+    boxes, _ = find_boxes(gold)
+    return boxes[0] if len(boxes) == 1 else gold
 
 
 def _judgement(decision: Decision, found: Extracted) -> Judgement:
