@@ -85,20 +85,24 @@ def run(
     )
     folder = out if out is not None else Path("runs/eval") / _slug(f"{Path(suite).stem}-{model}")
     folder.mkdir(parents=True, exist_ok=True)
-    with Ledger.open(folder / "traces.sqlite") as ledger, open_engine(settings) as opened:
-        with _bars(len(problems) * samples) as bars:
-            evaluation = evaluate(
-                opened,
-                problems,
-                ledger,
-                sampling=Sampling(temperature, top_p, max_tokens),
-                samples=samples,
-                seed=seed,
-                prompt=_prompt(model, template, thinking),
-                workers=workers,
-                progress=bars.sampled,
-                on_judged=bars.judged,
-            )
+    asked_as = _prompt(model, template, thinking)
+    with (
+        Ledger.open(folder / "traces.sqlite") as ledger,
+        open_engine(settings) as opened,
+        _Bars(len(problems) * samples) as bars,
+    ):
+        evaluation = evaluate(
+            opened,
+            problems,
+            ledger,
+            sampling=Sampling(temperature, top_p, max_tokens),
+            samples=samples,
+            seed=seed,
+            prompt=asked_as,
+            workers=workers,
+            progress=bars.sampled,
+            on_judged=bars.judged,
+        )
     facts = _facts(evaluation, suite, model)
     _write(folder, facts, evaluation)
     if as_json:
@@ -148,7 +152,7 @@ def _slug(text: str) -> str:
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in text).strip("-.") or "model"
 
 
-class _bars:  # noqa: N801 - used like a function
+class _Bars:
     """Progress on the terminal's error stream: answers sampled, then answers judged."""
 
     def __init__(self, total: int) -> None:
@@ -170,7 +174,7 @@ class _bars:  # noqa: N801 - used like a function
         """Show how many verdicts are there."""
         self._progress.update(self._judge, completed=done)
 
-    def __enter__(self) -> "_bars":
+    def __enter__(self) -> "_Bars":
         self._progress.start()
         return self
 
