@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from ..teacher.settings import EngineSettings
     from .evaluate import Evaluation
+    from .prompt import PromptSettings
 
 app = typer.Typer(help="Score models on problems with known answers.", no_args_is_help=True)
 
@@ -70,13 +72,11 @@ def run(
     from ..teacher.engine import Sampling
     from ..teacher.engines import open_engine
     from ..teacher.ledger import Ledger
-    from ..teacher.settings import EngineSettings
     from .evaluate import evaluate
     from .suites import load_suite
 
     problems = load_suite(suite, limit, seed)
-    settings = _settings(
-        EngineSettings,
+    settings = _engine_settings(
         kind=engine,
         model=model,
         base_url=base_url,
@@ -112,14 +112,15 @@ def run(
         typer.echo(f"answers and scores: {folder}")
 
 
-def _settings(kind: Any, **values: Any) -> Any:
+def _engine_settings(**values: Any) -> "EngineSettings":
     """Engine settings, with what is wrong in them as an error that a user can read."""
     from pydantic import ValidationError
 
     from .. import KitError
+    from ..teacher.settings import EngineSettings
 
     try:
-        return kind(**values)
+        return EngineSettings(**values)
     except ValidationError as error:
         lines = [
             f"--{'-'.join(map(str, e['loc'])).replace('_', '-').replace('kind', 'engine')}: "
@@ -129,7 +130,7 @@ def _settings(kind: Any, **values: Any) -> Any:
         raise KitError("; ".join(lines)) from error
 
 
-def _prompt(model: str, template: str | None, thinking: bool) -> Any:
+def _prompt(model: str, template: str | None, thinking: bool) -> "PromptSettings":
     """How problems are put to the model."""
     from pydantic import ValidationError
 
