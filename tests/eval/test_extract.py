@@ -53,6 +53,11 @@ def test_the_last_of_several_boxes_is_the_answer_and_is_tagged() -> None:
     assert (found.text, found.tags) == (r"\frac{2}{3}", ("several boxes",))
 
 
+def test_a_box_in_a_box_is_one_box() -> None:
+    found = extract(r"\boxed{x = \boxed{3}}")
+    assert (found.text, found.tags) == ("3", ())
+
+
 def test_an_unbalanced_box_is_no_box_and_is_tagged() -> None:
     found = extract(r"\boxed{1} or rather \boxed{\frac{2}{3}")
     assert (found.text, found.tags) == ("1", ("unbalanced box",))

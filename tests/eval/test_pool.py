@@ -156,7 +156,7 @@ def test_no_orphan_survives_its_parent(tmp_path: Path, how: signal.Signals) -> N
     parent = subprocess.Popen(
         [sys.executable, str(script)],
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=(tmp_path / "stderr").open("w"),
         text=True,
         start_new_session=True,
     )
@@ -173,6 +173,8 @@ def test_no_orphan_survives_its_parent(tmp_path: Path, how: signal.Signals) -> N
     while any(alive(worker) for worker in workers) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(alive(worker) for worker in workers)
+    if how is signal.SIGINT:  # the parent's traceback and no worker's
+        assert (tmp_path / "stderr").read_text().count("KeyboardInterrupt") == 1
 
 
 @pytest.mark.parametrize(("workers", "timeout_s"), [(0, 1.0), (1, 0.0), (1, float("nan"))])
