@@ -226,7 +226,9 @@ def test_the_command_writes_scores_and_answers(
         "undecided": 0,
         "truncated": 0,
     }
-    answers = [json.loads(line) for line in (tmp_path / "here/answers.jsonl").open()]
+    answers = [
+        json.loads(line) for line in (tmp_path / "here/answers.jsonl").read_bytes().splitlines()
+    ]
     assert [(a["id"], a["sample"], a["verdict"], a["rule"]) for a in answers] == [
         ("a", 0, "correct", "boxed"),
         ("a", 1, "correct", "boxed"),

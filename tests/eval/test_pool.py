@@ -153,13 +153,14 @@ def test_no_orphan_survives_its_parent(tmp_path: Path, how: signal.Signals) -> N
         "    with Pool(2, 100.0) as pool:\n"
         "        list(pool.map(hang, [1, 2]))\n"
     )
-    parent = subprocess.Popen(
-        [sys.executable, str(script)],
-        stdout=subprocess.PIPE,
-        stderr=(tmp_path / "stderr").open("w"),
-        text=True,
-        start_new_session=True,
-    )
+    with (tmp_path / "stderr").open("w") as stderr:
+        parent = subprocess.Popen(
+            [sys.executable, str(script)],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            start_new_session=True,
+        )
     assert parent.stdout is not None
     workers = [int(parent.stdout.readline()), int(parent.stdout.readline())]
     assert all(alive(worker) for worker in workers)

@@ -249,7 +249,10 @@ def test_no_answer_is_ever_run(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, boxed: bool
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    rows = [json.loads(line) for line in (data_dir / "verifier/security_payloads.jsonl").open()]
+    rows = [
+        json.loads(line)
+        for line in (data_dir / "verifier/security_payloads.jsonl").read_bytes().splitlines()
+    ]
     marker = tmp_path / "marker"
     payloads = [row["pred"] for row in rows] + [f"__import__('os').mknod({str(marker)!r})"]
     items = [
@@ -263,7 +266,7 @@ def test_no_answer_is_ever_run(
 
 def test_math500_gold_solutions_are_judged_as_written(data_dir: Path) -> None:
     path = data_dir / "verifier/math500_gold_solutions.jsonl"
-    rows = [json.loads(line) for line in path.open(encoding="utf-8")]
+    rows = [json.loads(line) for line in path.read_bytes().splitlines()]
     items = [MathItem(str(i), row["pred"], row["gold"]) for i, row in enumerate(rows)]
     found = dict(verify_answers(items, workers=1))
     agreed = [(found[str(i)].verdict is CORRECT) == row["expected"] for i, row in enumerate(rows)]
@@ -273,7 +276,9 @@ def test_math500_gold_solutions_are_judged_as_written(data_dir: Path) -> None:
 
 def test_every_math500_gold_answer_equals_itself_as_a_formula(data_dir: Path) -> None:
     """The slow comparison, with the quick one out of the way."""
-    rows = [json.loads(line) for line in (data_dir / "math500/test.jsonl").open(encoding="utf-8")]
+    rows = [
+        json.loads(line) for line in (data_dir / "math500/test.jsonl").read_bytes().splitlines()
+    ]
     golds = sorted({row["answer"] for row in rows})
     pairs = [(gold, gold) for gold in golds]
     decisions = dict(verify_module._compare_all(pairs, 1, 30.0, None))
