@@ -135,7 +135,7 @@ def _engine_settings(**values: Any) -> "EngineSettings":
 
 def _complaint(error: Any) -> str:
     """One complaint of pydantic in the command line's words."""
-    said = error["msg"].removeprefix("Value error, ")
+    said = str(error["msg"]).removeprefix("Value error, ")
     if not error["loc"]:
         return said.replace("base_url", "--base-url").replace("kind", "--engine")
     option = str(error["loc"][0]).replace("_", "-").replace("kind", "engine")
