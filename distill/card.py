@@ -9,10 +9,10 @@ from importlib import resources
 from statistics import median
 from typing import Any
 
-import yaml
 from jinja2 import Environment, StrictUndefined
 
 from .facts import CardFacts
+from .phrases import yaml_text
 from .trace import Trace
 
 COLUMNS: Mapping[str, str] = {
@@ -57,14 +57,14 @@ def card_text(facts: CardFacts, kept: Sequence[Trace], *, size_bytes: int, licen
     template = environment.from_string((folder / "card.md.jinja").read_text(encoding="utf-8"))
     return template.render(
         facts=facts,
-        header=_yaml(_header(facts, len(kept), license)),
+        header=yaml_text(_header(facts, len(kept), license)),
         license=license,
         rows=len(kept),
         problems=len({trace.problem.id for trace in kept}),
         mib=size_bytes / 2**20,
         columns=COLUMNS,
         sources=_sources(kept, facts.sources),
-        settings=_yaml(facts.settings),
+        settings=yaml_text(facts.settings),
     )
 
 
@@ -115,20 +115,3 @@ def _sources(kept: Sequence[Trace], sampled: Mapping[str, int]) -> list[dict[str
             }
         )
     return lines
-
-
-def _yaml(values: Mapping[str, Any]) -> str:
-    """Settings as YAML, in their own order; what YAML has no word for becomes text."""
-    text: str = yaml.safe_dump(_plain(values), sort_keys=False, allow_unicode=True, width=90)
-    return text.rstrip()
-
-
-def _plain(value: Any) -> Any:
-    """The value in the words that YAML and JSON have."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    if value is None or type(value) in (bool, int, float, str):
-        return value
-    return str(value)

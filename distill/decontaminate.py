@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from ..eval.contamination import Index
 from ..eval.problems import Problem
+from .phrases import one_line
 from .trace import Trace
 
 SPAN_LENGTH = 100
@@ -42,5 +43,4 @@ def _evidence(index: Index, statement: str) -> str | None:
     """Suite, problem and matched words, or None where nothing matches."""
     if (hit := index.hits(statement)) is None:
         return None
-    span = hit.span if len(hit.span) <= SPAN_LENGTH else f"{hit.span[: SPAN_LENGTH - 2]} …"
-    return f"{hit.suite}, problem {hit.problem_id}: {span!r}"
+    return f"{hit.suite}, problem {hit.problem_id}: {one_line(hit.span, SPAN_LENGTH)!r}"

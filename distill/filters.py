@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ..eval.language import mixed_scripts
 from ..eval.verdict import Verdict
 from ..teacher.engine import THINK_CLOSE, THINK_OPEN, Completion, Finish
+from .phrases import one_line
 from .repetition import compression_ratio, longest_line_run, repeated_spans
 from .trace import Tag, Trace
 
@@ -178,8 +179,5 @@ FILTERS: tuple[Callable[[Trace, FilterSettings], Tag | None], ...] = (
 
 
 def _tag(name: TagName, evidence: str) -> Tag:
-    """A tag whose evidence fits one line: blanks collapsed, the middle of a long one left out."""
-    line = " ".join(evidence.split())
-    if len(line) > EVIDENCE_LENGTH:
-        line = f"{line[: EVIDENCE_LENGTH - 40]} … {line[-37:]}"
-    return Tag(name.value, line)
+    """A tag whose evidence fits one line."""
+    return Tag(name.value, one_line(evidence, EVIDENCE_LENGTH))

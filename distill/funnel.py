@@ -1,6 +1,6 @@
 """The waterfall from sampled to kept: what each step removed, why, and from which source.
 
-    sampled -> answered -> finished -> verified -> filter -> dedup -> decontaminate -> kept
+    sample -> answer -> finish -> verify -> filter -> dedup -> decontaminate
 
 A trace is counted once, at the first step that removes it; all that was found about it stays in its
 tags. Nothing is deleted here: what comes out is a reason for every trace that is not kept.
@@ -15,16 +15,16 @@ from .filters import FilterSettings, TagName, excluding
 from .trace import Tag, Trace
 
 STEP_OF: Mapping[TagName, str] = {
-    TagName.ENGINE_ERROR: "answered",
-    TagName.TRUNCATED: "finished",
-    TagName.UNJUDGED: "verified",
-    TagName.WRONG: "verified",
-    TagName.UNVERIFIABLE: "verified",
-    TagName.INFRA_ERROR: "verified",
+    TagName.ENGINE_ERROR: "answer",
+    TagName.TRUNCATED: "finish",
+    TagName.UNJUDGED: "verify",
+    TagName.WRONG: "verify",
+    TagName.UNVERIFIABLE: "verify",
+    TagName.INFRA_ERROR: "verify",
 }
 """The step at which a tag removes a trace; every other tag does so at `filter`."""
 
-STEPS = ("sampled", "answered", "finished", "verified", "filter", "dedup", "decontaminate")
+STEPS = ("sample", "answer", "finish", "verify", "filter", "dedup", "decontaminate")
 """The steps in their order. The traces left after the last one are the kept ones."""
 
 DUPLICATE, CONTAMINATED = "duplicate", "contaminated"
