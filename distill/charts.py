@@ -105,7 +105,7 @@ class Curve:
 
 
 def nice_step(span: float, most: int) -> float:
-    """The smallest of 1, 2, 5, 10, 20, ... (or 0.5, 0.2, ...) that cuts `span` into `most` parts."""
+    """The smallest of 1, 2, 5, 10, ... (0.5, 0.2, ...) that cuts `span` into at most `most`."""
     if span <= 0:
         return 1.0
     raw = span / most
@@ -125,7 +125,7 @@ def score_chart(scores: Mapping[str, Mapping[str, Score]]) -> ScoreChart:
     shown = list(scores.items())[:MAX_ROWS]
     series = list(dict.fromkeys(name for row in scores.values() for name in row))
     gap, head = 9.0, 20.0
-    height = head + gap * len(series) + 8
+    height = head + gap * len(series) + 12
     rows = []
     for place, (label, row) in enumerate(shown):
         top = place * height

@@ -54,7 +54,7 @@ def words(name: object) -> str:
 
 
 def clean(text: object) -> str:
-    """Text that shows what it holds: what is invisible, or moves what stands around it, is drawn."""
+    """Text that shows what it holds: what is invisible or turns the text around it is drawn."""
     return INVISIBLE.sub(_visible, str(text).replace("\r\n", "\n"))
 
 

@@ -114,7 +114,7 @@ def read_metrics(path: Path | None) -> tuple[list[tuple[float, float]], str]:
 def _environment() -> Environment:
     """Where templates come from and how they write numbers; everything is escaped."""
     environment = Environment(
-        loader=PackageLoader("r1kit.distill", "templates"),
+        loader=PackageLoader(__package__ or "", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -174,10 +174,10 @@ class RemovedTable:
 def _removed_tables(facts: ReportFacts) -> list[tuple[str, RemovedTable]]:
     """What was removed by source, and by level; a table that would be empty is left out."""
     tables = []
-    by_level, no_totals = facts.removed_by_level, dict[str, int]()
+    no_totals: Mapping[str, int] = {}
     for title, counts, totals in (
         ("source", facts.removed_by_source, facts.sources),
-        ("level", by_level, no_totals),
+        ("level", facts.removed_by_level, no_totals),
     ):
         names = sorted({name for each in counts.values() for name in each} | set(totals))
         if counts and any(names):
@@ -242,5 +242,3 @@ def _in_one_line(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {inner}" for key, inner in value.items())
     return "none" if value is None else str(value)
-
-

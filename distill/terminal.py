@@ -10,24 +10,29 @@ from rich.table import Table
 from rich.text import Text
 
 from .facts import ReportFacts, Scored
-from .phrases import count, duration, in_order, name_of, short_sources, words
+from .phrases import count, duration, in_order, name_of, score_words, short_sources, words
 
-MAX_COLUMNS = 6
-"""Sources that fit beside the scores; more of them stand below each other."""
+WIDTH = 100
+BESIDE = 50
+"""Columns that the models, their overall scores, intervals and problem counts take."""
 
 
 def terminal_table(facts: ReportFacts) -> RenderableType:
     """What a run found out, for `rich.print`: at most 100 columns wide, readable without colour."""
-    parts: list[RenderableType] = [Text(f"r1kit run {facts.name}", style="bold")]
-    for scores in _by_suite(facts.scores):
-        sources = list(dict.fromkeys(source for s in scores.values() for source in s.by_source))
-        suite = next(iter(scores.values())).suite
-        title = f"pass@1 on {suite}" if suite else "pass@1"
-        parts.append(_headline(scores, sources if len(sources) <= MAX_COLUMNS else [], title))
-        if len(sources) > MAX_COLUMNS:
-            parts.append(_sources(scores, sources))
-    if not facts.scores:
+    (suite, scores), *others = _by_suite(facts.scores) or [("", {})]
+    sources = list(dict.fromkeys(source for s in scores.values() for source in s.by_source))
+    on = f": pass@1 on {suite}" if suite else ""
+    parts: list[RenderableType] = [Text(f"r1kit run {facts.name}{on}", style="bold")]
+    if scores:
+        parts.append(_headline(scores, sources if _fit(sources) else []))
+    else:
         parts.append(Text("no model was scored"))
+    if not _fit(sources):
+        parts.append(_sources(scores, sources))
+    for other, more in others:
+        for key, scored in more.items():
+            on = f" (on {other})" if other and other not in name_of(key) else ""
+            parts.append(Text(f"{name_of(key)}{on}: {score_words(scored.score)}"))
     parts.append(_funnel(facts))
     if facts.stages:
         total = duration(sum(facts.stages.values()))
@@ -38,32 +43,37 @@ def terminal_table(facts: ReportFacts) -> RenderableType:
     return Group(*parts)
 
 
-def _by_suite(scores: Mapping[str, Scored]) -> list[dict[str, Scored]]:
+def _by_suite(scores: Mapping[str, Scored]) -> list[tuple[str, dict[str, Scored]]]:
     """The scores in their order, those on the same problems together."""
     groups: dict[str, dict[str, Scored]] = {}
     for key in in_order(scores):
         groups.setdefault(scores[key].suite, {})[key] = scores[key]
-    return list(groups.values())
+    return list(groups.items())
 
 
-def _headline(scores: Mapping[str, Scored], sources: list[str], title: str) -> Table:
+def _fit(sources: list[str]) -> bool:
+    """Whether a column per source fits beside the scores; a name breaks at its blanks only."""
+    names = [words(short).split() for short in short_sources(sources).values()]
+    return sum(2 + max((7, *map(len, name))) for name in names) <= WIDTH - BESIDE
+
+
+def _headline(scores: Mapping[str, Scored], sources: list[str]) -> Table:
     """One row per model: overall with interval, then every source."""
     table = _table()
-    table.add_column(title, overflow="fold", min_width=14)
+    table.add_column("", overflow="fold")
     for name in ("all", "95 % interval", "n"):
         table.add_column(name, justify="right", no_wrap=True)
     for short in short_sources(sources).values():
-        table.add_column(words(short), justify="right", overflow="fold", min_width=5)
+        table.add_column(words(short), justify="right", min_width=7)
     for key, scored in scores.items():
         low, high = scored.score.ci95
-        cells = [
+        found = [scored.by_source.get(source) for source in sources]
+        table.add_row(
+            name_of(key),
             Text(percent(scored.score.value), style="bold"),
             f"{percent(low)} to {percent(high)}",
             count(scored.score.n),
-        ]
-        found = [scored.by_source.get(source) for source in sources]
-        table.add_row(
-            name_of(key), *cells, *("-" if s is None else percent(s.value) for s in found)
+            *("-" if score is None else percent(score.value) for score in found),
         )
     return table
 
