@@ -61,7 +61,6 @@ def _tiny(names: list[str], limit: int | None, seed: int) -> list[Problem]:
                 statement=made.statement,
                 answer=made.answer,
                 source=f"tiny/{made.family}",
-                level=str(made.level),
                 split="test",
             )
             for made in (generate(family, count, seed, "test") if count else [])
