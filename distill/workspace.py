@@ -94,6 +94,7 @@ class Workspace:
         self.run_json = root / "run.json"
         self.scores = root / "scores.json"
         self.stages = root / "stages"
+        self.facts = root / "stages" / "facts.json"
         self._lock = root / ".lock"
         self._outputs: dict[Stage, tuple[Path, ...]] = {
             Stage.PROBLEMS: (self.problems,),
@@ -103,7 +104,7 @@ class Workspace:
             Stage.BUILD: (self.dataset,),
             Stage.TRAIN: (self.student_before, self.student),
             Stage.EVALUATE: (self.eval,),
-            Stage.REPORT: (self.report, self.run_json, self.scores),
+            Stage.REPORT: (self.report, self.run_json, self.scores, self.facts),
         }
 
     @contextmanager
