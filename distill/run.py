@@ -198,6 +198,8 @@ def summary(counts: dict[str, Any], skipped: str | None) -> str:
         return f"skipped: {skipped}"
     words = []
     for name, value in counts.items():
+        if name == "reasons":  # of all stages together; the table shows them
+            continue
         if isinstance(value, dict) and all(isinstance(v, int) for v in value.values()):
             words += [f"{count:,} {reason}" for reason, count in value.items()]
         elif isinstance(value, int | float) and not isinstance(value, bool):

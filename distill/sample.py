@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..eval.evaluate import sample_seed
 from ..eval.problems import Problem
 from ..eval.prompt import math_prompt
 from ..teacher.collect import Collected, collect
@@ -79,7 +80,13 @@ def requests(recipe: Recipe, problems: Sequence[Problem]) -> list[Request]:
     sample = recipe.sample
     sampling = Sampling(sample.temperature, sample.top_p, sample.max_tokens)
     return [
-        Request(math_prompt(problem, recipe.prompt), sampling, index, recipe.seed, problem.id)
+        Request(
+            math_prompt(problem, recipe.prompt),
+            sampling,
+            index,
+            sample_seed(recipe.seed, problem.id, index),
+            problem.id,
+        )
         for problem in problems
         for index in range(sample.samples_per_problem)
     ]

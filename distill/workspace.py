@@ -115,7 +115,7 @@ class Workspace:
             WorkspaceError: another process works there, the directory holds something else, or it
                 cannot be made.
         """
-        self._check_it_is_ours()
+        self.check_it_is_ours()
         try:
             self.stages.mkdir(parents=True, exist_ok=True)
             handle = self._lock.open("a+", encoding="ascii")
@@ -138,7 +138,7 @@ class Workspace:
             handle.flush()
             yield
 
-    def _check_it_is_ours(self) -> None:
+    def check_it_is_ours(self) -> None:
         """Refuse a directory with foreign files: stages replace what lies in their places."""
         if not self.root.exists():
             return
