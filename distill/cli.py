@@ -131,7 +131,7 @@ def _run(
     """Load the recipe, and run or describe it."""
     from .console import Console
     from .recipe import load
-    from .run import describe, run_recipe
+    from .present import describe, run_recipe
     from .workspace import Stage, Workspace
 
     settings = load(recipe, override)

@@ -77,10 +77,13 @@ class Console:
 
     def result(self, renderable: Any) -> None:
         """Print a result, text or anything that rich can draw, to standard output."""
+        if isinstance(renderable, str):  # as it is: a path or JSON must not be wrapped
+            print(renderable, flush=True)  # noqa: T201
+            return
         from rich.console import Console as RichConsole
 
         width = None if sys.stdout.isatty() else 110
-        RichConsole(file=sys.stdout, width=width, highlight=False).print(renderable, markup=False)
+        RichConsole(file=sys.stdout, width=width, highlight=False).print(renderable)
 
     @contextmanager
     def bar(self, label: str, total: int | None, unit: str) -> Iterator[Bar]:

@@ -6,22 +6,20 @@ put something quick in their place and drive the same runner.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .console import Console
+from .console import Bar, Console
 from .settings import Recipe
 from .workspace import Workspace
 
 if TYPE_CHECKING:
+    from ..students.settings import SftSettings
     from ..teacher.engine import Engine
     from ..teacher.ledger import Ledger
     from ..teacher.settings import EngineSettings
-
-Trainer = Callable[..., dict[str, Any]]
-
 
 def _open_engine(settings: EngineSettings) -> Engine:
     from ..teacher.engines import open_engine
@@ -29,10 +27,10 @@ def _open_engine(settings: EngineSettings) -> Engine:
     return open_engine(settings)
 
 
-def _train(*args: Any, **kwargs: Any) -> dict[str, Any]:
+def _train(settings: SftSettings, dataset: Path, out_dir: Path, bar: Bar) -> Mapping[str, Any]:
     from .train import train_student
 
-    return train_student(*args, **kwargs)
+    return train_student(settings, dataset, out_dir, bar)
 
 
 def _make_student(recipe: Recipe, out_dir: Path) -> None:
@@ -53,7 +51,7 @@ class Parts:
 
     open_engine: Callable[[EngineSettings], Engine] = _open_engine
     make_student: Callable[[Recipe, Path], None] = _make_student
-    train: Trainer = _train
+    train: Callable[[SftSettings, Path, Path, Bar], Mapping[str, Any]] = _train
 
 
 @dataclass(slots=True)

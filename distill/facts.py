@@ -9,7 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from ..eval.score import Score
+from .workspace import write_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,3 +104,13 @@ class CardFacts:
     funnel: tuple[FunnelStep, ...]
     sources: Mapping[str, int]
     version: str
+
+
+def save(facts: ReportFacts, path: Path) -> None:
+    """Store facts as JSON, whole or not at all."""
+    write_text(path, [TypeAdapter(ReportFacts).dump_json(facts).decode(), "\n"])
+
+
+def load(path: Path) -> ReportFacts:
+    """The facts that `save` stored."""
+    return TypeAdapter(ReportFacts).validate_json(path.read_bytes())

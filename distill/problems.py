@@ -50,14 +50,16 @@ def _generate(settings: ProblemSettings) -> Iterator[Problem]:
         if family not in FAMILIES:
             hint = did_you_mean(family, FAMILIES)
             raise KitError(f"problems.families: there is no family '{family}'{hint}")
-    rows = [
-        generate(family, settings.train, settings.seed, "train")
-        for family in settings.families or sorted(FAMILIES)
-    ]
+    try:
+        rows = [
+            generate(family, settings.train, settings.seed, "train")
+            for family in settings.families or sorted(FAMILIES)
+        ]
+    except ValueError as error:
+        raise KitError(f"problems.train: {error}") from error
     for made in chain.from_iterable(zip_longest(*rows)):
         if made is not None:
-            source = f"tiny/{made.family}"
-            yield Problem(made.id, made.statement, made.answer, source, str(made.level), "train")
+            yield Problem(made.id, made.statement, made.answer, f"tiny/{made.family}")
 
 
 def without_repeats(problems: Sequence[Problem]) -> tuple[list[Problem], Counter[str]]:

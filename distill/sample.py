@@ -7,10 +7,11 @@ Writes  samples.jsonl, which samples this run consists of; the answers themselve
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..eval.evaluate import sample_seed
 from ..eval.problems import Problem
 from ..eval.prompt import math_prompt
 from ..teacher.collect import Collected, collect
@@ -42,28 +43,36 @@ def run(context: Context) -> dict[str, Any]:
         context.console.bar("sample", len(wanted), "samples") as bar,
         context.parts.open_engine(recipe.teacher) as engine,
     ):
-        keys = [request.key(engine.identity) for request in wanted]
-        reused = len(ledger.done(keys))
-        bar.skip(reused)
-
-        def progress(collected: Collected) -> None:
-            bar.to(reused + collected.answered, note=f"{collected.failed} failed")
-
-        collect(engine, ledger, wanted, progress=progress)
         identity = engine.identity
+        keys = [request.key(identity) for request in wanted]
+
+        def progress(so_far: Collected) -> None:
+            if bar.done == 0:
+                bar.skip(so_far.already)
+            bar.to(so_far.already + so_far.answered, note=_note(so_far))
+
+        collected = collect(engine, ledger, wanted, progress=progress)
     samples = [
         Sample(key, request.problem_id, request.index)
         for key, request in zip(keys, wanted, strict=True)
     ]
     write_text(workspace.samples, (json.dumps(_row(sample)) + "\n" for sample in samples))
-    done = len(ledger.done(keys))
-    teacher = {"kind": identity.kind, "model": identity.model, "revision": identity.revision}
     return {
-        "left": done,
-        "removed": {"engine_error": len(keys) - done} if done < len(keys) else {},
-        "reused": reused,
-        "teacher": teacher,
+        "samples": len(samples),
+        "asked": collected.answered + collected.failed,
+        "failed": collected.missing,
+        "completion_tokens": collected.completion_tokens,
+        "teacher": asdict(identity),
     }
+
+
+def _note(so_far: Collected) -> str:
+    """Tokens per second, and what went wrong so far."""
+    rate = so_far.completion_tokens / so_far.seconds if so_far.seconds > 0 else 0.0
+    words = [f"{rate:,.0f} tokens/s"]
+    words += [f"{so_far.truncated:,} cut off"] if so_far.truncated else []
+    words += [f"{so_far.failed:,} failed ({so_far.last_error})"] if so_far.failed else []
+    return ", ".join(words)
 
 
 def requests(recipe: Recipe, problems: Sequence[Problem]) -> list[Request]:
@@ -71,7 +80,13 @@ def requests(recipe: Recipe, problems: Sequence[Problem]) -> list[Request]:
     sample = recipe.sample
     sampling = Sampling(sample.temperature, sample.top_p, sample.max_tokens)
     return [
-        Request(math_prompt(problem, recipe.prompt), sampling, index, recipe.seed, problem.id)
+        Request(
+            math_prompt(problem, recipe.prompt),
+            sampling,
+            index,
+            sample_seed(recipe.seed, problem.id, index),
+            problem.id,
+        )
         for problem in problems
         for index in range(sample.samples_per_problem)
     ]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..eval.suites import load_suite
+from . import gather
 from .context import Context
 from .decontaminate import contaminated
 from .dedup import duplicates
@@ -63,6 +64,7 @@ def run_decontaminate(context: Context, digest: str) -> dict[str, Any]:
         "removed": {CONTAMINATED: len(found)} if found else {},
         "left": len(kept) - len(found),
         "suites": names,
+        "reasons": gather.fall(context, gather.sifted(context)).counts,
     }
 
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from .. import __version__
-from ..eval.math.verify import Judgement
+from ..eval.math.extract import Rule
+from ..eval.math.verify import JUDGE, Judgement
 from ..eval.verdict import Verdict
 from ..teacher.engine import Completion, Finish
 from . import problems, sample
@@ -31,7 +31,7 @@ NO_ANSWER = Completion(
 
 def judge_name(recipe: Recipe) -> str:
     """Whose verdicts these are. What could change them is part of the name."""
-    return f"math {__version__} timeout {recipe.verify.timeout_s:g} s"
+    return f"{JUDGE} timeout {recipe.verify.timeout_s:g} s"
 
 
 def filter_name(context: Context) -> str:
@@ -84,8 +84,9 @@ def verdict_row(context: Context, trace: Trace, judgement: Judgement) -> tuple[A
     """A judgement as the ledger keeps it. The gold answer goes along: it may be corrected later."""
     evidence = {
         "gold": trace.problem.answer,
-        "rule": judgement.rule,
+        "rule": str(judgement.rule),
         "reason": judgement.reason,
+        "tags": judgement.tags,
     }
     return (
         trace.key,
@@ -100,8 +101,9 @@ def _judgement(row: Any) -> tuple[Judgement, str | None]:
     evidence = json.loads(row.evidence)
     judgement = Judgement(
         verdict=Verdict(row.verdict),
-        extracted=row.extracted,
-        rule=evidence["rule"],
+        extracted=row.extracted or "",
+        rule=Rule(evidence["rule"]),
         reason=evidence["reason"],
+        tags=tuple(evidence["tags"]),
     )
     return judgement, evidence["gold"]

@@ -51,10 +51,15 @@ def _judge(context: Context, batch: list[Trace]) -> Iterator[tuple[Any, ...]]:
     """Yield one row of the ledger per trace, in the order in which they are judged."""
     settings = context.recipe.verify
     by_key = {trace.key: trace for trace in batch}
-    items = [
-        MathItem(trace.key, trace.completion.answer, trace.problem.answer or "") for trace in batch
-    ]
+    items = [_item(trace) for trace in batch]
     for key, judgement in verify_answers(
         items, workers=settings.workers, timeout_s=settings.timeout_s
     ):
         yield verdict_row(context, by_key[key], judgement)
+
+
+def _item(trace: Trace) -> MathItem:
+    """What the judge is shown: only what follows the thinking."""
+    problem = trace.problem
+    ordered = True if problem.source.startswith("tiny/") else None  # sorting is one of them
+    return MathItem(trace.key, trace.completion.answer, problem.answer or "", ordered)

@@ -94,6 +94,7 @@ class Workspace:
         self.run_json = root / "run.json"
         self.scores = root / "scores.json"
         self.stages = root / "stages"
+        self.facts = root / "stages" / "facts.json"
         self._lock = root / ".lock"
         self._outputs: dict[Stage, tuple[Path, ...]] = {
             Stage.PROBLEMS: (self.problems,),
@@ -103,7 +104,7 @@ class Workspace:
             Stage.BUILD: (self.dataset,),
             Stage.TRAIN: (self.student_before, self.student),
             Stage.EVALUATE: (self.eval,),
-            Stage.REPORT: (self.report, self.run_json, self.scores),
+            Stage.REPORT: (self.report, self.run_json, self.scores, self.facts),
         }
 
     @contextmanager
@@ -114,7 +115,7 @@ class Workspace:
             WorkspaceError: another process works there, the directory holds something else, or it
                 cannot be made.
         """
-        self._check_it_is_ours()
+        self.check_it_is_ours()
         try:
             self.stages.mkdir(parents=True, exist_ok=True)
             handle = self._lock.open("a+", encoding="ascii")
@@ -137,7 +138,7 @@ class Workspace:
             handle.flush()
             yield
 
-    def _check_it_is_ours(self) -> None:
+    def check_it_is_ours(self) -> None:
         """Refuse a directory with foreign files: stages replace what lies in their places."""
         if not self.root.exists():
             return
