@@ -85,7 +85,7 @@ def _header(facts: CardFacts, rows: int, license: str) -> dict[str, Any]:
     """What the hub reads: how to list the data set, and how to load it."""
     return {
         "license": license,
-        "pretty_name": facts.name,
+        "pretty_name": " ".join(facts.name.split()),
         "size_categories": [size_category(rows)],
         "task_categories": ["text-generation"],
         "tags": ["reasoning", "distillation", "r1kit"],

@@ -8,11 +8,13 @@ What another stage found out about the trace (the engine failed, the judge did n
 becomes a tag in the same way, so the waterfall knows one kind of reason.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ..eval.language import mixed_scripts, script_shares
 from ..eval.verdict import Verdict
 from ..teacher.engine import THINK_CLOSE, THINK_OPEN, Completion, Finish
 from .phrases import one_line
@@ -24,6 +26,9 @@ EVIDENCE_LENGTH = 160
 
 SHORTEST_COMPRESSED = 1_000
 """Characters below which the compression ratio says little: zlib has not warmed up yet."""
+
+
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class TagName(StrEnum):
@@ -64,7 +69,9 @@ class FilterSettings(BaseModel):
     min_compression_ratio: float = Field(
         0.08, ge=0, le=1, description="zlib's ratio; looked at from 1,000 characters on"
     )
-    check_scripts: bool = Field(True, description="tag replies that mix writing systems")
+    max_foreign_share: float = Field(
+        0.005, ge=0, le=1, description="share of letters in scripts that the problem is not in"
+    )
 
 
 def tag(trace: Trace, settings: FilterSettings) -> tuple[Tag, ...]:
@@ -97,8 +104,8 @@ def not_correct(trace: Trace, settings: FilterSettings) -> Tag | None:
         return _tag(TagName.UNJUDGED, "no judge has seen this answer")
     if judgement.verdict is Verdict.CORRECT:
         return None
-    found = "nothing" if judgement.extracted is None else repr(judgement.extracted)
-    seen = f"answered {found}, the gold answer is {trace.problem.answer!r}"
+    found = judgement.extracted or "nothing"
+    seen = f"answered {found}, the gold answer is {trace.problem.answer}"
     return _tag(TagName(judgement.verdict), f"{seen}: {judgement.reason}")
 
 
@@ -112,6 +119,8 @@ def format_fault(completion: Completion, settings: FilterSettings) -> str | None
     """Say what is wrong with the reply's format, the gravest first; None where nothing is."""
     text = completion.text
     opened, closed = text.count(THINK_OPEN), text.count(THINK_CLOSE)
+    if SURROGATE.search(text):
+        return "the reply holds half a character, which no file can keep"
     if opened > closed == 0:
         return "the thinking is never closed"
     if opened > 1 or closed > 1:
@@ -163,10 +172,23 @@ def repetition(trace: Trace, settings: FilterSettings) -> Tag | None:
 
 
 def scripts(trace: Trace, settings: FilterSettings) -> Tag | None:
-    """The reply mixes writing systems in a way that its problem does not."""
-    if not settings.check_scripts:
+    """The reply is written in scripts that its problem is not written in.
+
+    A problem without words, such as a bare formula, allows any one script.
+    """
+    text = trace.completion.text.replace(THINK_OPEN, "").replace(THINK_CLOSE, "").strip()
+    shares, mixing = script_shares(text), mixed_scripts(text)
+    known = set(script_shares(trace.problem.statement))
+    if known:
+        foreign = sum(each for script, each in shares.items() if script not in known)
+        beside = f"the problem is in {_listed(known)}"
+    else:
+        foreign, beside = mixing.foreign_share, f"most are in {mixing.main}"
+    if foreign <= settings.max_foreign_share:
         return None
-    return None
+    seen = f"{foreign:.1%} of the letters are in another script, {beside}"
+    found = mixing.span if mixing.main in known or not known else text
+    return _tag(TagName.MIXED_SCRIPTS, f"{seen}: {found!r}")
 
 
 FILTERS: tuple[Callable[[Trace, FilterSettings], Tag | None], ...] = (
@@ -177,6 +199,10 @@ FILTERS: tuple[Callable[[Trace, FilterSettings], Tag | None], ...] = (
     repetition,
     scripts,
 )
+
+
+def _listed(scripts: Iterable[str]) -> str:
+    return " and ".join(sorted(scripts))
 
 
 def _tag(name: TagName, evidence: str) -> Tag:

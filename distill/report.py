@@ -191,9 +191,7 @@ def _token_lines(facts: ReportFacts) -> dict[str, str]:
         f"{phrases.words(kind).capitalize()} tokens": count(number)
         for kind, number in facts.tokens.items()
     }
-    written, seconds = facts.tokens.get("completion", 0), facts.stages.get("sample", 0.0)
-    if written and seconds > 0:
-        lines["Sampling rate"] = f"{count(written / seconds)} completion tokens per second"
+    written = facts.tokens.get("completion", 0)
     if written and facts.kept:
         lines["Completion tokens per kept trace"] = count(written / facts.kept)
     return lines
