@@ -177,8 +177,10 @@ def scripts(trace: Trace, settings: FilterSettings) -> Tag | None:
     A problem without words, such as a bare formula, allows any one script.
     """
     text = trace.completion.text.replace(THINK_OPEN, "").replace(THINK_CLOSE, "").strip()
-    shares, mixing = script_shares(text), mixed_scripts(text)
-    known = set(script_shares(trace.problem.statement))
+    shares, known = script_shares(text), set(script_shares(trace.problem.statement))
+    if len(shares) < 2 and (not known or known.issuperset(shares)):
+        return None  # the usual case, settled without looking for the place
+    mixing = mixed_scripts(text)
     if known:
         foreign = sum(each for script, each in shares.items() if script not in known)
         beside = f"the problem is in {_listed(known)}"

@@ -8,10 +8,10 @@ The measures only measure; `filters.py` holds the limits, which were chosen from
 
     text                                            spans   line run   ratio
     worked steps of the embedded families            0.00          2       -
-    2,000 column additions in a row                  0.00          1    0.34
+    2,000 column additions in a row                  0.00          1    0.31
     500 divisions, one worded line each              0.00          1    0.10
     MATH-500's reference solutions, the worst        0.04          2    0.20
-    sound text, then a 20-word loop: a last quarter  0.17         25    0.31
+    sound text, then a 20-word loop: a last quarter  0.18         25    0.31
     the same, the last half                          0.41         79    0.21
     nothing but that loop                            0.97         30    0.04
 

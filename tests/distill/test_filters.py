@@ -225,6 +225,7 @@ def test_no_text_is_not_a_loop() -> None:
         ("首先计算个位,然后计算十位,得到四十二。", "十七加二十五等于多少?", False),
         ("We add 17 and 25 and get 42.", "$17+25$", False),
         ("We add 17 and 25, 首先计算个位, and get 42.", "$17+25$", True),
+        ("So x² + y³ = ½, a₁ = 10⁻³, aᵢ = ① by the 5ᵗʰ rule in ℝ.", "Find x.", False),
         ("The angle π/4 and λ = 2, so 首 is fine.", "Translate 首先 and find λ.", False),
     ],
 )

@@ -1,4 +1,4 @@
-"""The report: what it states, that it stays in its file, and that no model's text gets out of it."""
+"""The report: what it states, that it stays in its file, and that no text gets out of its place."""
 
 import io
 import json
