@@ -259,6 +259,7 @@ def test_the_waterfall_counts_every_trace_once_at_its_first_step() -> None:
         trace(),
         trace(LOOP * 40, finish="length", verdict=None, source="tiny/gcd"),
         trace("It is 41.", verdict=Verdict.WRONG, source="tiny/gcd"),
+        trace("It is 40.", verdict=Verdict.WRONG),
         trace("It is \\boxed{42}."),
         trace(verdict=Verdict.INFRA_ERROR),
     ]
@@ -273,16 +274,18 @@ def test_the_waterfall_counts_every_trace_once_at_its_first_step() -> None:
         contaminated={traces[2].key: "tiny, problem p9: 'what is'"},
     )  # fmt: skip
     assert [(step.stage, step.left, dict(step.removed)) for step in fall.steps] == [
-        ("sample", 7, {}),
-        ("answer", 7, {}),
-        ("finish", 6, {"truncated": 1}),
-        ("verify", 4, {"infra_error": 1, "wrong": 1}),
+        ("sample", 8, {}),
+        ("answer", 8, {}),
+        ("finish", 7, {"truncated": 1}),
+        ("verify", 4, {"wrong": 2, "infra_error": 1}),
         ("filter", 3, {"format": 1}),
         ("dedup", 2, {"duplicate": 1}),
         ("decontaminate", 1, {"contaminated": 1}),
     ]
+    assert list(fall.counts)[0] == "wrong"
+    assert fall.by_source["wrong"] == {"tiny/gcd": 1, "tiny/running_sum": 1}
     assert fall.by_source["truncated"] == {"tiny/gcd": 1}
-    assert sum(fall.counts.values()) == 6
+    assert sum(fall.counts.values()) == 7
     assert set(fall.reasons) == {each.key for each in traces[1:]}
     assert fall.reasons[traces[2].key].evidence == "tiny, problem p9: 'what is'"
 

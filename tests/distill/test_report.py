@@ -125,13 +125,12 @@ def test_no_text_of_a_model_or_a_file_becomes_markup(tmp_path: Path, attack: str
         Shown("kept", "", trace(1, attack, statement=attack, source=attack, id=attack)),
         Shown(attack, attack, trace(2, attack, level=attack)),
     ]
+    half = Scored(Score(0.5, 2, (0.1, 0.9)), {attack: Score(0.5, 2, (0, 1))}, attack)
     poisoned = facts(
         name=attack,
         notes=(attack,),
         cost=attack,
-        scores={
-            "teacher": Scored(Score(0.5, 2, (0.1, 0.9)), {attack: Score(0.5, 2, (0, 1))}, attack)
-        },
+        scores={key: half for key in ("teacher", "student_after", attack)},
         funnel=(FunnelStep(attack, 2000), FunnelStep("filter", 1, {attack: 1999})),
         lengths={attack: [1, 2, 3]},
         stages={attack: 1.0},
@@ -284,6 +283,7 @@ def test_the_terminal_table_fits_100_columns_and_needs_no_colour() -> None:
 def test_many_sources_stand_below_each_other() -> None:
     by_source = {f"math500/{name}{k}": Score(0.5, 9, (0.2, 0.8)) for k in range(4) for name in "ab"}
     text = printed(facts(scores={"teacher": Scored(Score(0.5, 72, (0.4, 0.6)), by_source, "m")}))
+    assert len(re.findall(r"\ba0\b", text)) == 1
     assert len([line for line in text.splitlines() if re.match(r"[ab]\d ", line)]) == 8
     assert max(len(line) for line in text.splitlines()) <= 100
 
