@@ -130,8 +130,8 @@ def _run(
 ) -> None:
     """Load the recipe, and run or describe it."""
     from .console import Console
-    from .recipe import load
     from .present import describe, run_recipe
+    from .recipe import load
     from .workspace import Stage, Workspace
 
     settings = load(recipe, override)
@@ -140,9 +140,7 @@ def _run(
     if dry_run:
         describe(settings, workspace, Console(), start=start, as_json=as_json)
         return
-    run_recipe(
-        settings, workspace, Console(), start=start, until=Stage(until), as_json=as_json
-    )
+    run_recipe(settings, workspace, Console(), start=start, until=Stage(until), as_json=as_json)
 
 
 def _stage(name: str) -> Stage:

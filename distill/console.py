@@ -27,7 +27,7 @@ class Bar:
     began_with: int = 0
     """What was done before this run; it counts as progress, and not towards the rate."""
     note: str = ""
-    began: float = field(default_factory=time.monotonic)
+    began: float = field(default_factory=lambda: time.monotonic())
 
     def advance(self, count: int = 1) -> None:
         """Count `count` more units as done."""
@@ -73,7 +73,7 @@ class Console:
 
     def say(self, text: str) -> None:
         """Print one notice."""
-        print(text, file=self.stream, flush=True)  # noqa: T201 (the one place that prints)
+        print(text, file=self.stream, flush=True)
 
     def result(self, renderable: Any) -> None:
         """Print a result, text or anything that rich can draw, to standard output."""
@@ -82,7 +82,7 @@ class Console:
             return
         from rich.console import Console as RichConsole
 
-        width = None if sys.stdout.isatty() else 110
+        width = None if sys.stdout.isatty() else 100
         RichConsole(file=sys.stdout, width=width, highlight=False).print(renderable)
 
     @contextmanager
@@ -105,7 +105,7 @@ class Console:
             MofNCompleteColumn(),
             TextColumn("{task.fields[words]}"),
         )
-        screen = RichConsole(file=self.stream)
+        screen = RichConsole(file=self.stream, force_terminal=True)
         with Progress(*columns, console=screen, transient=True, refresh_per_second=4) as progress:
             task = progress.add_task(label, total=total, words="starting")
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..teacher.ledger import Ledger
     from ..teacher.settings import EngineSettings
 
+
 def _open_engine(settings: EngineSettings) -> Engine:
     from ..teacher.engines import open_engine
 

@@ -51,11 +51,14 @@ def version(package: str) -> str | None:
 
 def commit() -> str | None:
     """The commit that this package runs from, `+` behind it where files differ; None elsewhere."""
-    folder = Path(__file__).resolve().parent
-    head = output("git", "-C", str(folder), "rev-parse", "HEAD")
+    file = Path(__file__).resolve()
+    folder = str(file.parent)
+    if output("git", "-C", folder, "ls-files", "--error-unmatch", file.name) is None:
+        return None  # installed somewhere inside another project's repository
+    head = output("git", "-C", folder, "rev-parse", "HEAD")
     if head is None:
         return None
-    changes = output("git", "-C", str(folder), "status", "--porcelain", "--untracked-files=no")
+    changes = output("git", "-C", folder, "status", "--porcelain", "--untracked-files=no")
     return head + ("+" if changes else "")
 
 

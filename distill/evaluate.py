@@ -45,11 +45,13 @@ def engines(context: Context) -> dict[str, EngineSettings]:
     return {
         "teacher": context.recipe.teacher,
         **{
-            name: EngineSettings(
-                kind="torch",
-                model=str(path),
-                revision=marker.counts["weights"][name],
-                batch_size=batch_size,
+            name: EngineSettings.model_validate(
+                {
+                    "kind": "torch",
+                    "model": str(path),
+                    "revision": marker.counts["weights"][name],
+                    "batch_size": batch_size,
+                }
             )
             for name, path in students.items()
         },

@@ -1,5 +1,4 @@
-"""What a run found out, gathered from its stages: the waterfall, the scores, the lengths, the notes.
-"""
+"""What a run found out, gathered from its stages: the waterfall, the scores, the lengths, notes."""
 
 import json
 from collections import defaultdict
@@ -39,11 +38,9 @@ def fall(context: Context, every: Sequence[Trace]) -> Waterfall:
     )
 
 
-def report_facts(context: Context) -> ReportFacts:
-    """All that the report states."""
+def report_facts(context: Context, every: Sequence[Trace], water: Waterfall) -> ReportFacts:
+    """All that the report states about these traces, and what became of them."""
     workspace, recipe = context.workspace, context.recipe
-    every = sifted(context)
-    water = fall(context, every)
     markers = {stage: m for stage in Stage if (m := workspace.marker(stage)) is not None}
     lengths: dict[str, list[int]] = defaultdict(list)
     sources: dict[str, int] = defaultdict(int)
@@ -171,6 +168,9 @@ def _notes(
         notes.append(f"{number:,} samples got no usable answer; `--from sample` asks again.")
     if number := counts.get("infra_error", 0):
         notes.append(f"{number:,} answers could not be judged; `--from verify` judges again.")
+    trained = markers[Stage.TRAIN].counts.get("notes", {}) if Stage.TRAIN in markers else {}
+    for reason, number in trained.items():
+        notes.append(f"{number:,} rows of the data set in training: {reason}.")
     for stage, marker in markers.items():
         if marker.resumed:
             notes.append(

@@ -6,7 +6,7 @@ Writes  dataset/  run.json  scores.json  report.html
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,9 @@ from ..teacher.engine import Identity
 from . import gather
 from .context import Context
 from .facts import CardFacts, ReportFacts, Scored, save
+from .filters import tag
+from .settings import Recipe
+from .showcase import Shown, showcase
 from .workspace import Stage, write_json
 
 
@@ -54,13 +57,24 @@ def run_report(context: Context) -> dict[str, Any]:
     from .report import write_report
 
     workspace = context.workspace
-    facts = gather.report_facts(context)
+    traces = gather.sifted(context)
+    fall = gather.fall(context, traces)
+    facts = gather.report_facts(context, traces, fall)
     save(facts, workspace.facts)
     whole = asdict(facts)
     write_json(workspace.run_json, {k: _plain(v) for k, v in whole.items() if k != "lengths"})
     write_json(workspace.scores, scores_json(facts, context))
-    write_report(workspace.root, facts)
+    shown = [with_evidence(each, context.recipe) for each in showcase(traces, fall.reasons)]
+    write_report(workspace.root, facts, shown)
     return {"page": str(workspace.report)}
+
+
+def with_evidence(shown: Shown, recipe: Recipe) -> Shown:
+    """A trace to show, with what its filter saw. The ledger keeps the filters' words only."""
+    if shown.evidence:
+        return shown
+    seen = {each.name: each.evidence for each in tag(shown.trace, recipe.filter)}
+    return replace(shown, evidence=seen.get(shown.reason, ""))
 
 
 def scores_json(facts: ReportFacts, context: Context) -> dict[str, Any]:

@@ -133,7 +133,9 @@ def expect(recipe: Recipe, workspace: Workspace, steps: list[Step]) -> dict[str,
         tokens_in_words = f"at most {tokens:,} ({recipe.sample.max_tokens:,} each)"
     else:
         tokens = round(wanted * mean)
-        tokens_in_words = f"about {tokens:,} ({mean:,.0f} each, the mean of {held:,} answers so far)"
+        tokens_in_words = (
+            f"about {tokens:,} ({mean:,.0f} each, the mean of {held:,} answers so far)"
+        )
     rate = _rate(sampling)
     if rate is None:
         time = "unknown: nothing was sampled here yet to measure a rate"

@@ -1,8 +1,8 @@
-"""The runner: does the stages that are not done, one after the other, and can be killed at any time.
+"""The runner: does the stages that are not done, one by one, and can be killed at any time.
 
 A stage is done when its marker says so, and the marker is the last thing that a stage writes. What
-is expensive (answers, verdicts) is in the ledger long before that. So a run that was broken off goes
-on where it stopped, and a run that is complete does nothing.
+is expensive (answers, verdicts) is in the ledger long before that. So a run that was broken off
+goes on where it stopped, and a run that is complete does nothing.
 """
 
 import time
@@ -20,7 +20,7 @@ from .environment import peak_mib
 from .facts import ReportFacts
 from .plan import Step, changes, make_plan
 from .settings import Recipe
-from .workspace import Marker, Stage, Workspace, is_disk_full, stages_from, write_text
+from .workspace import Marker, Stage, Workspace, is_disk_full, write_text
 
 NEEDS_TRACES = frozenset({Stage.BUILD, Stage.TRAIN, Stage.EVALUATE})
 """Stages that have nothing to do where no trace was kept."""
@@ -119,9 +119,7 @@ def _do(context: Context, step: Step) -> None:
     try:
         counts = {} if skipped else stage_function(stage)(context, step.digest)
         seconds = round(time.monotonic() - began, 2)
-        workspace.finish(
-            Marker(stage, step.digest, seconds, counts, peak_mib(), resumed, skipped)
-        )
+        workspace.finish(Marker(stage, step.digest, seconds, counts, peak_mib(), resumed, skipped))
     except KeyboardInterrupt:
         raise Interrupted(f"stopped during {stage}. {_kept(context)}") from None
     except KitError as error:

@@ -1,4 +1,4 @@
-"""The settings of a run, declared once: they feed the recipe, the overrides, the checks and the help.
+"""The settings of a run, declared once for the recipe, the overrides, the checks and the help.
 
 A section that belongs to another folder is declared there: the teacher's engine, the prompt, the
 filters and the training.
@@ -40,7 +40,9 @@ class ProblemSettings(Settings):
     """Which problems the teacher is asked: a file, or an embedded generator."""
 
     path: Path | None = Field(None, description="JSONL, one problem per line; .gz is read too")
-    fields: FieldSettings = Field(FieldSettings(), description="field names of that file")
+    fields: FieldSettings = Field(
+        default_factory=FieldSettings, description="field names of that file"
+    )
     limit: int | None = Field(None, ge=1, description="take the first so many problems only")
     generator: Literal["tiny"] | None = Field(
         None, description="'tiny': the embedded families of problems with exact checks"
@@ -107,16 +109,28 @@ class Recipe(Settings):
     )
     seed: int = Field(0, ge=0, description="feeds every sample's own seed and the training's")
     problems: ProblemSettings = Field(description="a JSONL file's path, or a section")
-    teacher: EngineSettings = Field(EngineSettings(), description="who answers")
-    prompt: PromptSettings = Field(PromptSettings(), description="how a problem is asked")
-    sample: SampleSettings = Field(SampleSettings(), description="how the teacher answers")
-    verify: VerifySettings = Field(VerifySettings(), description="how answers are judged")
-    filter: FilterSettings = Field(FilterSettings(), description="what is not worth training on")
-    decontaminate: DecontaminateSettings = Field(
-        DecontaminateSettings(), description="what must not be trained on"
+    teacher: EngineSettings = Field(default_factory=EngineSettings, description="who answers")
+    prompt: PromptSettings = Field(
+        default_factory=PromptSettings, description="how a problem is asked"
     )
-    train: SftSettings = Field(SftSettings(), description="which student learns, and how")
-    eval: EvalSettings = Field(EvalSettings(), description="what the models are scored on")
+    sample: SampleSettings = Field(
+        default_factory=SampleSettings, description="how the teacher answers"
+    )
+    verify: VerifySettings = Field(
+        default_factory=VerifySettings, description="how answers are judged"
+    )
+    filter: FilterSettings = Field(
+        default_factory=FilterSettings, description="what is not worth training on"
+    )
+    decontaminate: DecontaminateSettings = Field(
+        default_factory=DecontaminateSettings, description="what must not be trained on"
+    )
+    train: SftSettings = Field(
+        default_factory=SftSettings, description="which student learns, and how"
+    )
+    eval: EvalSettings = Field(
+        default_factory=EvalSettings, description="what the models are scored on"
+    )
 
     @field_validator("problems", mode="before")
     @classmethod

@@ -6,7 +6,6 @@ Writes  tags into the ledger; duplicates.json and contaminated.json with the evi
 
 import json
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 from ..eval.suites import load_suite
@@ -18,6 +17,7 @@ from .filters import tag
 from .funnel import CONTAMINATED, DUPLICATE, survivors
 from .settings import Recipe
 from .store import filter_name, tagger, traces
+from .trace import Trace
 from .workspace import write_json
 
 
@@ -39,12 +39,16 @@ def run_filter(context: Context, digest: str) -> dict[str, Any]:
 def run_dedup(context: Context, digest: str) -> dict[str, Any]:
     """Find exact repetitions among the traces that no filter objects to."""
     with context.console.bar("dedup", None, "traces") as bar:
-        found = duplicates(_surviving(context))
-        bar.advance(len(found))
+        passed = _surviving(context)
+        found = duplicates(passed)
+        bar.to(len(passed))
     write_json(context.workspace.duplicates, found)
     name = tagger("dedup", digest)
     context.ledger.put_tags((key, name, [DUPLICATE]) for key in found)
-    return {"removed": {DUPLICATE: len(found)} if found else {}}
+    return {
+        "removed": {DUPLICATE: len(found)} if found else {},
+        "left": len(passed) - len(found),
+    }
 
 
 def run_decontaminate(context: Context, digest: str) -> dict[str, Any]:
@@ -78,12 +82,12 @@ def _extent(recipe: Recipe, name: str) -> tuple[int | None, int]:
     return (recipe.eval.limit if name == recipe.eval.suite else None), recipe.eval.seed
 
 
-def _surviving(context: Context) -> list[Any]:
+def _surviving(context: Context) -> list[Trace]:
     """The traces that no tag of the filters excludes."""
     tagged = traces(context, judged=True, tags_of=filter_name(context))
     return survivors(tagged, context.recipe.filter)
 
 
 def _num_samples(context: Context) -> int:
-    with Path(context.workspace.samples).open(encoding="utf-8") as lines:
+    with context.workspace.samples.open(encoding="utf-8") as lines:
         return sum(1 for _ in lines)

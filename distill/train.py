@@ -7,7 +7,6 @@ Writes  student_before/, the untrained student, so that both can be scored in th
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +50,29 @@ def train_student(
     """Train on a data set; the student appears whole in `out_dir`.
 
     Returns:
-        Steps, tokens and losses, and under `metrics` the file that holds the curve, by its path
-        relative to the run's directory.
+        Steps, tokens and losses; under `metrics` the file that holds the curve, by its path below
+        the run's directory.
     """
-    from ..students.sft import train
+    from ..students.sft import Progress, train
 
-    result = train(settings, dataset, out_dir, progress=bar.to)
-    return asdict(result)
+    def progress(now: Progress) -> None:
+        note = f"loss {now.loss:.3f}, {now.tokens_per_s:,.0f} tokens/s"
+        bar.to(now.step, total=now.steps, note=note)
+
+    result = train(settings, dataset, out_dir, progress=progress)
+    return {
+        "examples": result.examples,
+        "steps": result.steps,
+        "tokens": result.tokens,
+        "first_loss": round(result.first_loss, 4),
+        "last_loss": round(result.last_loss, 4),
+        "loop_seconds": round(result.seconds, 2),
+        "parameters": result.parameters,
+        "device": result.device,
+        "dtype": result.dtype,
+        "notes": result.notes,
+        "metrics": f"{out_dir.name}/metrics.jsonl",
+    }
 
 
 def weights_digest(directory: Path) -> str:

@@ -1,7 +1,7 @@
 """What a person reads when a setting is wrong: where, what was found, and what would do.
 
-    quickstart.yaml: sample.temprature: unknown setting; did you mean 'temperature'?
-    --set sample.max_tokens: must be a whole number, got 'many'
+quickstart.yaml: sample.temprature: unknown setting; did you mean 'temperature'?
+--set sample.max_tokens: must be a whole number, got 'many'
 """
 
 import difflib
