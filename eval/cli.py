@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from ..teacher.settings import EngineSettings
     from .evaluate import Evaluation
+    from .prompt import PromptSettings
 
 app = typer.Typer(help="Score models on problems with known answers.", no_args_is_help=True)
 
@@ -70,13 +72,11 @@ def run(
     from ..teacher.engine import Sampling
     from ..teacher.engines import open_engine
     from ..teacher.ledger import Ledger
-    from ..teacher.settings import EngineSettings
     from .evaluate import evaluate
     from .suites import load_suite
 
     problems = load_suite(suite, limit, seed)
-    settings = _settings(
-        EngineSettings,
+    settings = _engine_settings(
         kind=engine,
         model=model,
         base_url=base_url,
@@ -85,20 +85,24 @@ def run(
     )
     folder = out if out is not None else Path("runs/eval") / _slug(f"{Path(suite).stem}-{model}")
     folder.mkdir(parents=True, exist_ok=True)
-    with Ledger.open(folder / "traces.sqlite") as ledger, open_engine(settings) as opened:
-        with _bars(len(problems) * samples) as bars:
-            evaluation = evaluate(
-                opened,
-                problems,
-                ledger,
-                sampling=Sampling(temperature, top_p, max_tokens),
-                samples=samples,
-                seed=seed,
-                prompt=_prompt(model, template, thinking),
-                workers=workers,
-                progress=bars.sampled,
-                on_judged=bars.judged,
-            )
+    asked_as = _prompt(model, template, thinking)
+    with (
+        Ledger.open(folder / "traces.sqlite") as ledger,
+        open_engine(settings) as opened,
+        _Bars(len(problems) * samples) as bars,
+    ):
+        evaluation = evaluate(
+            opened,
+            problems,
+            ledger,
+            sampling=Sampling(temperature, top_p, max_tokens),
+            samples=samples,
+            seed=seed,
+            prompt=asked_as,
+            workers=workers,
+            progress=bars.sampled,
+            on_judged=bars.judged,
+        )
     facts = _facts(evaluation, suite, model)
     _write(folder, facts, evaluation)
     if as_json:
@@ -108,14 +112,15 @@ def run(
         typer.echo(f"answers and scores: {folder}")
 
 
-def _settings(kind: Any, **values: Any) -> Any:
+def _engine_settings(**values: Any) -> "EngineSettings":
     """Engine settings, with what is wrong in them as an error that a user can read."""
     from pydantic import ValidationError
 
     from .. import KitError
+    from ..teacher.settings import EngineSettings
 
     try:
-        return kind(**values)
+        return EngineSettings(**values)
     except ValidationError as error:
         lines = [
             f"--{'-'.join(map(str, e['loc'])).replace('_', '-').replace('kind', 'engine')}: "
@@ -125,7 +130,7 @@ def _settings(kind: Any, **values: Any) -> Any:
         raise KitError("; ".join(lines)) from error
 
 
-def _prompt(model: str, template: str | None, thinking: bool) -> Any:
+def _prompt(model: str, template: str | None, thinking: bool) -> "PromptSettings":
     """How problems are put to the model."""
     from pydantic import ValidationError
 
@@ -148,7 +153,7 @@ def _slug(text: str) -> str:
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in text).strip("-.") or "model"
 
 
-class _bars:  # noqa: N801 - used like a function
+class _Bars:
     """Progress on the terminal's error stream: answers sampled, then answers judged."""
 
     def __init__(self, total: int) -> None:
@@ -170,7 +175,7 @@ class _bars:  # noqa: N801 - used like a function
         """Show how many verdicts are there."""
         self._progress.update(self._judge, completed=done)
 
-    def __enter__(self) -> "_bars":
+    def __enter__(self) -> "_Bars":
         self._progress.start()
         return self
 

@@ -10,8 +10,8 @@ Not a sandbox: functions are trusted code, and only their running time and memor
 """
 
 import contextlib
-import ctypes
 import multiprocessing
+import os
 import pickle
 import signal
 import sys
@@ -33,7 +33,6 @@ START_LIMIT_S = 120.0
 """How long a worker may take to import what it needs; a busy machine needs tens of seconds."""
 
 MAX_FAILED_STARTS = 3
-PR_SET_PDEATHSIG = 1
 
 
 class PoolError(KitError):
@@ -314,10 +313,19 @@ def _answer(pipe: Connection, message: bytes) -> None:
 
 
 def _die_with_parent() -> None:
-    """Ask Linux to kill this process when the one that forked it ends.
+    """Have the kernel end this process when the pool's process ends, however that ends.
 
-    That is the fork server, which ends when the pool's process does, however that ends. Elsewhere a
-    worker ends when it next reads its closed pipe.
+    Its end closes a pipe, which is made to raise SIGIO here; the default action of SIGIO on Linux
+    is to terminate, also while C code holds the interpreter. Elsewhere a worker ends when it next
+    reads from its own pipe.
     """
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    if sys.platform != "linux" or parent is None:
+        return
+    import fcntl
+
+    fcntl.fcntl(parent.sentinel, fcntl.F_SETOWN, os.getpid())
+    flags = fcntl.fcntl(parent.sentinel, fcntl.F_GETFL)
+    fcntl.fcntl(parent.sentinel, fcntl.F_SETFL, flags | os.O_ASYNC)
+    if not parent.is_alive():  # it ended before the signal was ordered
+        os._exit(1)

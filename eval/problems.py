@@ -74,7 +74,7 @@ def load_problems(
         split: what the problems are marked as.
         source: what the problems are marked with; by default the line's own `source`, else the
             file's name (its folder's where the file is called `test.jsonl`) and the `subject`.
-        limit: read only so many problems from the front.
+        limit: read only so many problems from the front, at least 1.
 
     Returns:
         The problems. One without an id of its own is called `NAME-LINE`. GSM8K's worked answers are
@@ -87,8 +87,6 @@ def load_problems(
     problems: list[Problem] = []
     seen: dict[str, int] = {}
     for number, row in _rows(path):
-        if limit is not None and len(problems) >= limit:
-            break
         problem = _problem(row, names, path, number, split, source)
         if problem.id in seen:
             raise ProblemsError(
@@ -97,7 +95,9 @@ def load_problems(
             )
         seen[problem.id] = number
         problems.append(problem)
-    if not problems and limit != 0:
+        if len(problems) == limit:
+            break
+    if not problems:
         raise ProblemsError(f"{path}: the file holds no problems (it is empty)")
     return problems
 

@@ -26,7 +26,7 @@ class PromptSettings(BaseModel):
         default=STEP_BY_STEP, description="the user's turn; {statement} stands for the problem"
     )
     prefill: str = Field(
-        f"{THINK_OPEN}\n",
+        default=f"{THINK_OPEN}\n",
         description="what the reply is forced to begin with; empty forces nothing",
     )
 

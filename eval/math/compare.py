@@ -42,6 +42,9 @@ def compare(pair: tuple[str, str]) -> Decision:
     if not got:
         return Decision(Verdict.UNVERIFIABLE, "the answer cannot be read as a formula")
     if not verify(want, got, timeout_seconds=None, raise_on_error=True):
+        for side in (want[0], got[0]):
+            if getattr(side, "is_number", False):
+                side.doit().evalf(20)  # raises where math-verify hid that it could not compute
         return Decision(Verdict.WRONG, "not equal")
     if "%" not in gold + answer and not _plausible(want[0], got[0]):
         return Decision(Verdict.WRONG, "equal only after rounding")

@@ -162,7 +162,7 @@ def _content(formula: re.Match[str]) -> str:
 
 def _one_line(tail: str) -> str:
     """The reply itself where it is one line and no sentence: few words, or code."""
-    if "\n" in tail or len(tail) > LINE:
+    if "\n" in tail or len(tail) > LINE or BOX.search(tail):
         return ""
     few = len(WORD.findall(COMMAND.sub("", tail))) <= 3
     return tail.strip("*").strip() if few or CODE.search(tail) else ""

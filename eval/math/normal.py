@@ -45,7 +45,7 @@ NUMBER = re.compile(
     rf")"
 )
 THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+")
-UNIT = re.compile(r"(?P<number>.*?[\d}])\s*(?P<unit>%|[A-Za-z$][A-Za-z .]*(?:\^\{?\d\}?)?)")
+UNIT = re.compile(r"(?P<number>.*?[\d}])\s*(?P<unit>%|[A-Za-z$][A-Za-z .]*(?:\s?\^\{?\d\}?)?)")
 WORDS = re.compile(r"[^\W\d_]+(?:[ '-][^\W\d_]+)*")
 BRACKET = re.compile(r"\\[{}]|[()\[\]]")
 BASED = re.compile(r"(?P<digits>[0-9A-Z]+)_\{?(?P<base>\d{1,2})\}?")
@@ -88,7 +88,7 @@ def clean(text: str) -> str:
     text = _unwrap(text)
     for pattern, replacement in REPLACED:
         text = pattern.sub(replacement, text)
-    text = TEXT.sub(r"\1", text)
+    text = TEXT.sub(r" \1 ", text)
     text = BARE_FRACTION.sub(_braced_fraction, text)
     text = " ".join(text.split())
     return text.rstrip(". \\").strip()
@@ -164,7 +164,8 @@ def _single(text: str) -> Plain | None:
     elif (found := UNIT.fullmatch(text)) and found["unit"].split(" ")[0].lower() not in NOT_UNITS:
         spelled = found["unit"].strip()
         known = UNITS.get(spelled.lower().rstrip("s") or spelled.lower())
-        if known is None and len(spelled) < 3:
+        apart = text[found.start("unit") - 1] == " " or not spelled.isalpha()
+        if len(spelled) < 3 and not (known and apart):
             return None  # `5m` may be a product; `5 x` is one
         text, unit = found["number"].strip(), known or spelled.lower().rstrip("s")
     value = _number(text)
