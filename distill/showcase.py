@@ -1,9 +1,8 @@
 """Traces for people to read: a few that were kept, and a few for every reason to leave one out."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from .filters import FilterSettings, tag
 from .trace import Tag, Trace
 
 KEPT = "kept"
@@ -24,11 +23,7 @@ class Shown:
     trace: Trace
 
 
-def showcase(
-    traces: Sequence[Trace],
-    reasons: Mapping[str, Tag],
-    settings: FilterSettings | None = None,
-) -> tuple[Shown, ...]:
+def showcase(traces: Sequence[Trace], reasons: Mapping[str, Tag]) -> tuple[Shown, ...]:
     """Choose up to `PER_REASON` traces that were kept, then as many per reason.
 
     The choice depends on the traces alone: sources take turns, and within a source the first come
@@ -37,7 +32,6 @@ def showcase(
     Args:
         traces: all traces of the run.
         reasons: key -> why a trace is not kept, as `funnel.waterfall` says it.
-        settings: where the evidence was not stored, the filters look at the chosen traces again.
     """
     groups: dict[str, dict[str, list[Shown]]] = {KEPT: {}}
     for trace in traces:
@@ -47,16 +41,7 @@ def showcase(
         mine = by_source.setdefault(trace.problem.source, [])
         if len(mine) < PER_REASON:
             mine.append(shown)
-    chosen = (shown for by_source in groups.values() for shown in _in_turns(by_source))
-    return tuple(_explained(shown, settings) for shown in chosen)
-
-
-def _explained(shown: Shown, settings: FilterSettings | None) -> Shown:
-    """The same, with the filter's evidence where there was none."""
-    if settings is None or shown.evidence or shown.reason == KEPT:
-        return shown
-    seen = {each.name: each.evidence for each in tag(shown.trace, settings)}
-    return replace(shown, evidence=seen.get(shown.reason, ""))
+    return tuple(shown for by_source in groups.values() for shown in _in_turns(by_source))
 
 
 def _in_turns(by_source: Mapping[str, Sequence[Shown]]) -> list[Shown]:
