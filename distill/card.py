@@ -6,13 +6,13 @@ run gives the same card.
 
 from collections.abc import Mapping, Sequence
 from importlib import resources
-from statistics import median
+from statistics import median_low
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
 from .facts import CardFacts
-from .phrases import yaml_text
+from .phrases import size, yaml_text
 from .trace import Trace
 
 COLUMNS: Mapping[str, str] = {
@@ -61,7 +61,7 @@ def card_text(facts: CardFacts, kept: Sequence[Trace], *, size_bytes: int, licen
         license=license,
         rows=len(kept),
         problems=len({trace.problem.id for trace in kept}),
-        mib=size_bytes / 2**20,
+        size=size(size_bytes),
         columns=COLUMNS,
         sources=_sources(kept, facts.sources),
         settings=yaml_text(facts.settings),
@@ -111,7 +111,9 @@ def _sources(kept: Sequence[Trace], sampled: Mapping[str, int]) -> list[dict[str
                 "sampled": sampled.get(source),
                 "kept": len(mine),
                 "problems": len({trace.problem.id for trace in mine}),
-                "tokens": median(t.completion.completion_tokens for t in mine) if mine else None,
+                "tokens": median_low(t.completion.completion_tokens for t in mine)
+                if mine
+                else None,
             }
         )
     return lines

@@ -67,6 +67,13 @@ def middle_out(text: str) -> str:
     return f"{text[:head]}\n\n[… {left_out} characters left out …]\n\n{text[-tail:]}"
 
 
+def size(num_bytes: int) -> str:
+    """`812 bytes`, `4.2 KiB` or `1,204.0 MiB`."""
+    if num_bytes < 2**10:
+        return f"{num_bytes} bytes"
+    return f"{num_bytes / 2**10:.1f} KiB" if num_bytes < 2**20 else f"{num_bytes / 2**20:,.1f} MiB"
+
+
 def name_of(key: str) -> str:
     """The name of a score."""
     return NAMES.get(key, words(key))
@@ -104,12 +111,19 @@ def lead(facts: ReportFacts) -> str:
         start = "" if before is None else f"from {share(before.score.value)} "
         student = f"The student went {start}to pass@1 {score_words(after.score)}"
         behind = "." if teacher is None else f"; its teacher is at {share(teacher.score.value)}."
+        if before is not None and _overlap(before.score, after.score):
+            behind += " The intervals of before and after overlap: no sure difference."
         return student + behind
     kept = f"{count(facts.kept) if facts.kept else 'None'} of {count(facts.sampled)} sampled "
     kept += "traces were kept; no student was scored"
     if teacher is not None:
         return f"{kept}. The teacher's pass@1 is {score_words(teacher.score)}."
     return f"{kept}."
+
+
+def _overlap(one: Score, other: Score) -> bool:
+    """Whether the intervals of two scores share a value."""
+    return one.ci95[0] <= other.ci95[1] and other.ci95[0] <= one.ci95[1]
 
 
 def yaml_text(values: Mapping[str, Any]) -> str:

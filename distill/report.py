@@ -21,6 +21,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..eval.score import Score
+from ..eval.verdict import Verdict
 from . import phrases
 from .charts import ScoreChart, curve, histograms, score_chart
 from .facts import ReportFacts, Scored
@@ -55,7 +56,8 @@ def write_report(run_dir: Path, facts: ReportFacts, examples: Sequence[Shown] = 
 
 def html(run_dir: Path, facts: ReportFacts, examples: Sequence[Shown] = ()) -> str:
     """The report's text."""
-    bars, ticks = histograms(facts.lengths, height=BAR_HEIGHT)
+    lengths = {name: facts.lengths[name] for name in sorted(facts.lengths, key=_outcome_order)}
+    bars, ticks = histograms(lengths, height=BAR_HEIGHT)
     points, unread = read_metrics(facts.train_metrics)
     css = (resources.files(__package__) / "templates" / "report.css").read_text(encoding="utf-8")
     return (
@@ -183,6 +185,12 @@ def _removed_tables(facts: ReportFacts) -> list[tuple[str, RemovedTable]]:
         if counts and any(names):
             tables.append((title, RemovedTable(list(counts), names, counts, totals)))
     return tables
+
+
+def _outcome_order(name: str) -> tuple[int, str]:
+    """The verdicts in their order, then every other outcome by name."""
+    verdicts = [verdict.value for verdict in Verdict]
+    return (verdicts.index(name) if name in verdicts else len(verdicts)), name
 
 
 def _token_lines(facts: ReportFacts) -> dict[str, str]:

@@ -184,7 +184,7 @@ def test_the_card_states_licence_size_columns_sources_funnel_and_settings(tmp_pa
     assert header["size_categories"] == ["n<1K"]
     assert header["configs"][0]["data_files"] == [{"split": "train", "path": "train.parquet"}]
     assert "4 chains of thought for 4 problems" in body
-    assert "| tiny/sum | 7 | 4 | 4 | 22 |" in body  # the median of 20, 21, 22, 23
+    assert "| tiny/sum | 7 | 4 | 4 | 21 |" in body  # the lower median of 20, 21, 22, 23
     assert "| a\\|b | 2 | 0 | 0 | none |" in body
     assert "| verify | 4 | wrong 5 |" in body
     assert "| sample | 9 | nothing |" in body

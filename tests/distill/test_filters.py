@@ -282,7 +282,7 @@ def test_the_waterfall_counts_every_trace_once_at_its_first_step() -> None:
         ("dedup", 2, {"duplicate": 1}),
         ("decontaminate", 1, {"contaminated": 1}),
     ]
-    assert list(fall.counts)[0] == "wrong"
+    assert next(iter(fall.counts)) == "wrong"
     assert fall.by_source["wrong"] == {"tiny/gcd": 1, "tiny/running_sum": 1}
     assert fall.by_source["truncated"] == {"tiny/gcd": 1}
     assert sum(fall.counts.values()) == 7

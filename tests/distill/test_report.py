@@ -130,7 +130,7 @@ def test_no_text_of_a_model_or_a_file_becomes_markup(tmp_path: Path, attack: str
         name=attack,
         notes=(attack,),
         cost=attack,
-        scores={key: half for key in ("teacher", "student_after", attack)},
+        scores=dict.fromkeys(("teacher", "student_after", attack), half),
         funnel=(FunnelStep(attack, 2000), FunnelStep("filter", 1, {attack: 1999})),
         lengths={attack: [1, 2, 3]},
         stages={attack: 1.0},
@@ -179,6 +179,19 @@ def test_the_report_states_the_figures(tmp_path: Path) -> None:
         "temperature: 0.6",
     ):
         assert figure in text, figure
+
+
+def test_a_rise_inside_the_intervals_is_not_sold_as_one(tmp_path: Path) -> None:
+    near = {"student_before": scored(0.70), "student_after": scored(0.724)}
+    says = "The intervals of before and after overlap: no sure difference."
+    assert says in html(tmp_path, facts(scores=near), [])
+    assert says not in html(tmp_path, facts(), [])
+
+
+def test_outcomes_stand_in_the_order_of_the_verdicts(tmp_path: Path) -> None:
+    lengths = {"truncated": [3], "unverifiable": [2], "wrong": [2], "correct": [1]}
+    names = re.findall(r'aria-label="(\w+): 1 traces', html(tmp_path, facts(lengths=lengths), []))
+    assert names == ["correct", "wrong", "unverifiable", "truncated"]
 
 
 def test_every_drawing_is_well_formed_and_has_a_table_or_a_name(tmp_path: Path) -> None:
