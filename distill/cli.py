@@ -30,6 +30,9 @@ FOLDERS = {
 """Folder -> the line that stands for it in the help; its commands live in its own cli.py."""
 
 
+INTERRUPTED = "interrupted; what was finished is kept, and the same command goes on from there"
+
+
 def _lazy(folder: str) -> type[TyperGroup]:
     """A group whose commands come from `r1kit.FOLDER.cli`, imported when one is looked for."""
 
@@ -190,7 +193,7 @@ def main() -> None:
         _complain(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print("r1kit: interrupted", file=sys.stderr)  # noqa: T201
+        print(f"r1kit: {INTERRUPTED}", file=sys.stderr)  # noqa: T201
         sys.exit(130)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

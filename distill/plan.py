@@ -105,6 +105,25 @@ def stage_inputs(recipe: Recipe) -> dict[Stage, Any]:
     }
 
 
+def check_inputs(recipe: Recipe) -> None:
+    """Refuse now what would otherwise fail hours later: a suite or a student that is not there.
+
+    Raises:
+        KitError: what is missing, and what may have been meant.
+    """
+    from ..eval.suites import load_suite
+    from ..students.settings import BUILT_IN, is_path
+
+    for suite in dict.fromkeys([recipe.eval.suite, *recipe.decontaminate.suites]):
+        load_suite(suite, limit=1)
+    student = recipe.train.model
+    if student not in BUILT_IN and is_path(student) and not Path(student).expanduser().is_dir():
+        raise KitError(
+            f"train.model: {student}: no such directory; built in: {', '.join(BUILT_IN)}; "
+            "anything else is a model's directory or a hub id"
+        )
+
+
 def _problem_digest(path: Path) -> str:
     """The content of the problem file, so that an edited file is noticed."""
     try:

@@ -18,7 +18,7 @@ from .console import Console, duration
 from .context import Context, Parts
 from .environment import peak_mib
 from .facts import ReportFacts
-from .plan import Step, changes, make_plan
+from .plan import Step, changes, check_inputs, make_plan
 from .settings import Recipe
 from .workspace import Marker, Stage, Workspace, is_disk_full, write_text
 
@@ -40,6 +40,10 @@ class Interrupted(KitError):
 
 class DiskFull(KitError):
     """No space is left. The message says what could not be written and what is kept."""
+
+
+class FileRefused(KitError):
+    """The file system refused a file. The message names it and says what is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +79,8 @@ def run(
         Interrupted, DiskFull: it was stopped; what was finished is kept.
         KitError: whatever else a user can fix, with a note on what is kept.
     """
-    make_plan(recipe, workspace, start)  # a file that is missing shows before anything is made
+    if any(step.todo for step in make_plan(recipe, workspace, start)):
+        check_inputs(recipe)
     with workspace.hold():
         steps = make_plan(recipe, workspace, start)
         last = list(Stage).index(until)
@@ -113,10 +118,10 @@ def _announce(
 def _do(context: Context, step: Step) -> None:
     """Do one stage, and write its marker; whatever stops it leaves with a word on what is kept."""
     workspace, stage = context.workspace, step.stage
-    resumed = workspace.begin(stage)
     began = time.monotonic()
     skipped = _reason_to_skip(workspace, stage)
     try:
+        resumed = workspace.begin(stage)
         counts = {} if skipped else stage_function(stage)(context, step.digest)
         seconds = round(time.monotonic() - began, 2)
         workspace.finish(Marker(stage, step.digest, seconds, counts, peak_mib(), resumed, skipped))
@@ -126,12 +131,14 @@ def _do(context: Context, step: Step) -> None:
         error.add_note(_kept(context))
         raise
     except Exception as error:
-        if not is_disk_full(error):
-            raise
-        where = getattr(error, "filename", None) or workspace.root
-        raise DiskFull(
-            f"{where}: no space left on the disk, during {stage}. {_kept(context)}"
-        ) from error
+        where = getattr(error, "filename", None)
+        if is_disk_full(error):
+            what = f"{where or workspace.root}: no space left on the disk, during {stage}."
+            raise DiskFull(f"{what} {_kept(context)}") from error
+        if isinstance(error, OSError) and where is not None:
+            what = f"{where}: {error.strerror}, during {stage}."
+            raise FileRefused(f"{what} {_kept(context)}") from error
+        raise
     context.console.say(f"  {stage:<14}{summary(counts, skipped):<70} {duration(seconds):>10}")
 
 
@@ -196,7 +203,7 @@ def summary(counts: dict[str, Any], skipped: str | None) -> str:
         return f"skipped: {skipped}"
     words = []
     for name, value in counts.items():
-        if name == "reasons":  # of all stages together; the table shows them
+        if name in ("reasons", "sources"):  # too long for a line; the table shows them
             continue
         if isinstance(value, dict) and all(isinstance(v, int) for v in value.values()):
             words += [f"{count:,} {reason}" for reason, count in value.items()]

@@ -107,7 +107,7 @@ class Recipe(Settings):
     name: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="the run's folder under runs/"
     )
-    seed: int = Field(0, ge=0, description="feeds every sample's own seed and the training's")
+    seed: int = Field(0, ge=0, description="feeds every sample's own seed")
     problems: ProblemSettings = Field(description="a JSONL file's path, or a section")
     teacher: EngineSettings = Field(default_factory=EngineSettings, description="who answers")
     prompt: PromptSettings = Field(

@@ -18,7 +18,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -120,8 +120,6 @@ class Workspace:
             self.stages.mkdir(parents=True, exist_ok=True)
             handle = self._lock.open("a+", encoding="ascii")
         except OSError as error:
-            if is_disk_full(error):
-                raise
             raise WorkspaceError(f"{self.root}: cannot be written: {error.strerror}") from error
         with handle:
             try:
@@ -202,8 +200,9 @@ def write_text(path: Path, pieces: Iterable[str]) -> None:
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         error.filename = str(path)
+        with suppress(OSError):
+            partial.unlink()
         raise
 
 

@@ -55,6 +55,11 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
         ),
         (["run", "quickstart", "--from", "tran"], "--from tran: no such stage; did you mean"),
         (["run", "quickstart", "--set", "problems=no.jsonl"], "no.jsonl: no such file"),
+        (["run", "quickstart", "--set", "eval.suite=tniy"], "tniy: neither a suite (tiny, "),
+        (
+            ["run", "quickstart", "--set", "train.model=./gone"],
+            "train.model: ./gone: no such directory; built in: tiny-qwen",
+        ),
         (["run", "quickstart", "--out", "full"], "full: holds files and is no run of r1kit"),
         (["run", "quickstart", "--out", "full", "--dry-run"], "full: holds files and is no run"),
         (

@@ -15,7 +15,7 @@ from types import ModuleType
 import pytest
 from r1kit.distill.console import Console
 from r1kit.distill.recipe import load
-from r1kit.distill.run import DiskFull, run
+from r1kit.distill.run import DiskFull, FileRefused, run
 from r1kit.distill.settings import Recipe
 from r1kit.distill.workspace import Stage, Workspace
 from r1kit.teacher.engine import EngineError
@@ -288,6 +288,14 @@ def test_a_full_disk_is_named_and_a_rerun_goes_on(recipe_file: Path, tmp_path: P
     assert answers(out) == 2 * PROBLEMS
     in_process(recipe, out)
     assert json.loads((out / "scores.json").read_text())["sampled"] == 2 * PROBLEMS
+
+
+def test_a_file_that_may_not_be_written_is_named(recipe_file: Path, tmp_path: Path) -> None:
+    out, recipe = tmp_path / "out", load(str(recipe_file), [])
+    in_process(recipe, out, until=Stage.PROBLEMS)
+    (out / ".samples.jsonl.partial").mkdir()  # root may write everything, but not over this
+    with pytest.raises(FileRefused, match=r"samples\.jsonl: Is a directory, during sample\. Kept:"):
+        in_process(recipe, out)
 
 
 def test_an_edited_problem_file_is_noticed(
