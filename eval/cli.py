@@ -36,6 +36,13 @@ def run(
     api_key_env: Annotated[
         str | None, typer.Option(help="the environment variable that holds the API key")
     ] = None,
+    prefill_mode: Annotated[
+        str,
+        typer.Option(
+            help="how the openai engine opens the thinking: `assistant` sends a last assistant "
+            "message (vLLM, SGLang), `drop` sends nothing (DeepSeek's API)"
+        ),
+    ] = "assistant",
     samples: Annotated[int, typer.Option(min=1, help="answers per problem")] = 1,
     limit: Annotated[
         int | None, typer.Option(min=1, help="problems in all; every one where not given")
@@ -81,6 +88,7 @@ def run(
         model=model,
         base_url=base_url,
         api_key_env=api_key_env,
+        prefill_mode=prefill_mode,
         batch_size=batch_size,
     )
     folder = out if out is not None else Path("runs/eval") / _slug(f"{Path(suite).stem}-{model}")
@@ -122,12 +130,16 @@ def _engine_settings(**values: Any) -> "EngineSettings":
     try:
         return EngineSettings(**values)
     except ValidationError as error:
-        lines = [
-            f"--{'-'.join(map(str, e['loc'])).replace('_', '-').replace('kind', 'engine')}: "
-            f"{e['msg']}, got {e['input']!r}"
-            for e in error.errors()
-        ]
-        raise KitError("; ".join(lines)) from error
+        raise KitError("; ".join(_complaint(each) for each in error.errors())) from error
+
+
+def _complaint(error: Any) -> str:
+    """One complaint of pydantic in the command line's words."""
+    said = error["msg"].removeprefix("Value error, ")
+    if not error["loc"]:
+        return said.replace("base_url", "--base-url").replace("kind", "--engine")
+    option = str(error["loc"][0]).replace("_", "-").replace("kind", "engine")
+    return f"--{option}: {said}, got {error['input']!r}"
 
 
 def _prompt(model: str, template: str | None, thinking: bool) -> "PromptSettings":
@@ -145,7 +157,7 @@ def _prompt(model: str, template: str | None, thinking: bool) -> "PromptSettings
     try:
         return PromptSettings(**values)
     except ValidationError as error:
-        raise KitError(f"--template: {error.errors()[0]['msg']}, got {template!r}") from error
+        raise KitError(_complaint(error.errors()[0])) from error
 
 
 def _slug(text: str) -> str:

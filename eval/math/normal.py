@@ -45,7 +45,10 @@ NUMBER = re.compile(
     rf")"
 )
 THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+")
-UNIT = re.compile(r"(?P<number>.*?[\d}])\s*(?P<unit>%|[A-Za-z$][A-Za-z .]*(?:\s?\^\{?\d\}?)?)")
+UNIT = re.compile(
+    r"(?P<number>.*?[\d}])(?P<gap>\s*)(?P<unit>[%$]|[A-Za-z][A-Za-z .]*)"
+    r"(?:\s?\^\s?\{?(?P<power>\d)\}?)?"
+)
 WORDS = re.compile(r"[^\W\d_]+(?:[ '-][^\W\d_]+)*")
 BRACKET = re.compile(r"\\[{}]|[()\[\]]")
 BASED = re.compile(r"(?P<digits>[0-9A-Z]+)_\{?(?P<base>\d{1,2})\}?")
@@ -54,8 +57,8 @@ NOT_UNITS = set("pi sqrt mod or and sin cos tan log ln exp i e x y n k to base".
 SPELLINGS = """
 cm centimeter centimetre; mm millimeter millimetre; m meter metre; km kilometer kilometre
 in inch inche; ft feet foot; yd yard; mi mile; mg milligram; g gram; kg kilogram; lb pound
-oz ounce; s sec second; min minute; h hr hour; ml milliliter; l liter litre; $ dollar usd
-c cent; degree deg; % percent percentage pct
+oz ounce; s sec second; min minute; hr hour; ml milliliter; liter litre; $ dollar usd
+cent; degree deg; % percent percentage pct
 """
 UNITS = {
     spelling: line.split()[0]
@@ -161,15 +164,25 @@ def _single(text: str) -> Plain | None:
     unit = ""
     if text.startswith(("$", "-$")):
         text, unit = text.replace("$", "", 1), "$"
-    elif (found := UNIT.fullmatch(text)) and found["unit"].split(" ")[0].lower() not in NOT_UNITS:
-        spelled = found["unit"].strip()
-        known = UNITS.get(spelled.lower().rstrip("s") or spelled.lower())
-        apart = text[found.start("unit") - 1] == " " or not spelled.isalpha()
-        if len(spelled) < 3 and not (known and apart):
-            return None  # `5m` may be a product; `5 x` is one
-        text, unit = found["number"].strip(), known or spelled.lower().rstrip("s")
+    elif found := UNIT.fullmatch(text):
+        unit = _unit(found)
+        if not unit:
+            return None
+        text = found["number"]
     value = _number(text)
     return None if value is None else Plain((value,), "number", unit, "." in text)
+
+
+def _unit(found: re.Match[str]) -> str:
+    """The unit behind a number in one spelling; empty where the letters may be variables."""
+    name = found["unit"].strip(" .").lower()
+    known = UNITS.get(name.rstrip("s") or name)
+    first = name.split()[0] if name else ""
+    if first in NOT_UNITS or (known is None and (not found["gap"] or len(first) < 4)):
+        return ""  # `5x`, `5 abc`, `5 mod 3`
+    if len(name) == 1 and name.isalpha() and not found["gap"]:
+        return ""  # `5m` may be a product
+    return (known or name.rstrip("s")) + (f"^{found['power']}" if found["power"] else "")
 
 
 def _number(text: str) -> Fraction | None:
