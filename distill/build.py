@@ -23,7 +23,6 @@ from ..eval.problems import Problem
 from ..teacher.engine import Identity, Prompt
 from .card import card_text
 from .facts import CardFacts
-from .filters import SURROGATE
 from .trace import Trace
 
 ROWS_PER_GROUP = 1_000
@@ -146,10 +145,6 @@ def _check(kept: Sequence[Trace]) -> None:
         seen.add(name)
         if not trace.completion.text.strip():
             raise BuildError(f"{name}: the reply is empty; filter.exclude must hold 'format'")
-        if SURROGATE.search(trace.completion.text):
-            raise BuildError(
-                f"{name}: the reply holds half a character; filter.exclude must hold 'format'"
-            )
 
 
 def _replace(partial: Path, out_dir: Path) -> None:

@@ -105,15 +105,14 @@ def _sources(kept: Sequence[Trace], sampled: Mapping[str, int]) -> list[dict[str
         by_source.setdefault(trace.problem.source, []).append(trace)
     lines = []
     for source, mine in sorted(by_source.items()):
+        lengths = [trace.completion.completion_tokens for trace in mine]
         lines.append(
             {
                 "name": source,
                 "sampled": sampled.get(source),
                 "kept": len(mine),
                 "problems": len({trace.problem.id for trace in mine}),
-                "tokens": median_low(t.completion.completion_tokens for t in mine)
-                if mine
-                else None,
+                "tokens": median_low(lengths) if lengths else None,
             }
         )
     return lines

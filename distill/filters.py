@@ -8,7 +8,6 @@ What another stage found out about the trace (the engine failed, the judge did n
 becomes a tag in the same way, so the waterfall knows one kind of reason.
 """
 
-import re
 from collections.abc import Callable, Iterable
 from enum import StrEnum
 
@@ -26,9 +25,6 @@ EVIDENCE_LENGTH = 160
 
 SHORTEST_COMPRESSED = 1_000
 """Characters below which the compression ratio says little: zlib has not warmed up yet."""
-
-
-SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class TagName(StrEnum):
@@ -119,8 +115,6 @@ def format_fault(completion: Completion, settings: FilterSettings) -> str | None
     """Say what is wrong with the reply's format, the gravest first; None where nothing is."""
     text = completion.text
     opened, closed = text.count(THINK_OPEN), text.count(THINK_CLOSE)
-    if SURROGATE.search(text):
-        return "the reply holds half a character, which no file can keep"
     if opened > closed == 0:
         return "the thinking is never closed"
     if opened > 1 or closed > 1:

@@ -160,7 +160,6 @@ def test_a_crash_between_the_renames_leaves_no_half_data_set(
         ([], "no trace was kept"),
         ([trace(3), trace(3)], "two traces are called p3#0"),
         ([trace(3, " \n")], "p3#0: the reply is empty"),
-        ([trace(3, "a\udc00")], "p3#0: the reply holds half a character"),
     ],
 )
 def test_what_no_student_can_learn_is_refused_before_anything_is_written(

@@ -119,7 +119,6 @@ def test_a_truncated_reply_says_after_how_many_tokens() -> None:
         ("It is \\boxed{42}.", "there is no thinking"),
         ("<think>17+25=42</think>\n\n", "no answer follows the thinking"),
         ("<think>\\boxed{42}</think>It is 42.", "holds no \\boxed{}: 'It is 42.'"),
-        ("<think>a\ud800</think>\\boxed{42}", "half a character"),
     ],
 )
 def test_a_bad_format_is_named(text: str, evidence: str) -> None:
