@@ -34,8 +34,12 @@ RANGES = {
     Script.HANGUL: "\u1100-\u11ff\u3131-\u318e\ua960-\ua97f\uac00-\ud7ff",
     Script.ARABIC: "\u0620-\u064a\u066e-\u06d3\u0750-\u077f\u08a0-\u08ff\ufb50-\ufdff\ufe70-\ufefc",
 }
-NEUTRAL = "\u0370-\u03ff\u1f00-\u1fff\u2100-\u214f\U0001d400-\U0001d7ff\u00b5\u02b0-\u036f"
-"""Greek, letter-like symbols, mathematical alphabets and marks: quantities, not language."""
+NEUTRAL = (
+    "\u0370-\u03ff\u1f00-\u1fff\u2100-\u218f\U0001d400-\U0001d7ff\u00b5\u02b0-\u036f"
+    "\u00b2\u00b3\u00b9\u00bc-\u00be\u1d2c-\u1d7f\u2070-\u209f\u2460-\u24ff"
+)
+"""Greek, letter-like symbols, mathematical alphabets, marks, fractions, and what is raised, lowered
+or circled: quantities, not language."""
 
 CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]+`", re.DOTALL)
 FORMULA = re.compile(
