@@ -27,7 +27,7 @@ NEEDS_TRACES = frozenset({Stage.BUILD, Stage.TRAIN, Stage.EVALUATE})
 
 
 DETAILS = frozenset(
-    {"reasons", "sources", "loop_seconds", "parameters", "device", "dtype", "metrics", "page"}
+    {"reasons", "sources", "loop_seconds", "parameters", "device", "dtype", "metrics"}
 )
 """What a stage has to say that is too much for its line; the report and scores.json have it."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..students.settings import SftSettings
 from .console import Bar
-from .context import Context
+from .context import Context, quieten_transformers
 from .settings import Recipe
 
 
@@ -40,7 +40,7 @@ def make_student(recipe: Recipe, out_dir: Path) -> None:
     """
     from ..students.models import build_model, save_student
 
-    _quieten_transformers()
+    quieten_transformers()
     model, tokenizer = build_model(recipe.train.model, seed=recipe.train.seed)
     save_student(model, tokenizer, out_dir)
 
@@ -56,7 +56,7 @@ def train_student(
     """
     from ..students.sft import Progress, train
 
-    _quieten_transformers()
+    quieten_transformers()
 
     def progress(now: Progress) -> None:
         note = f"loss {now.loss:.3f}, {now.tokens_per_s:,.0f} tokens/s"
@@ -76,13 +76,6 @@ def train_student(
         "notes": result.notes,
         "metrics": f"{out_dir.name}/metrics.jsonl",
     }
-
-
-def _quieten_transformers() -> None:
-    """Keep its bars for loading and saving out of this run's own."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def weights_digest(directory: Path) -> str:
