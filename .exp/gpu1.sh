@@ -4,20 +4,22 @@ S=${STEPS:-2500}; D=${DEV:-cuda}; T=${LIM:-420}
 run(){ timeout 170 python3 .exp/sft.py --dev cuda --threads 2 "$@" 2>&1 | grep -v "^[0-9]* [0-9]* .*tok/s" | tail -1; }
 C="--n 1000 --epochs 4"
 B="--batch 16 --lr 4e-3"
+B="--batch 16 --lr 4e-3"
+H="--hidden 192 --layers 2 --inter 512"
 cat > /tmp/list <<L
+$C $B $H
+$C $B $H --lr 6e-3
+$C $B $H --lr 3e-3
+$B $H --n 1000 --epochs 3
+$B $H --n 1200 --epochs 3
+$B $H --n 900 --epochs 4
 $C $B
-$B --n 800 --epochs 3
-$B --n 1000 --epochs 3
-$B --n 600 --epochs 4
-$C $B --hidden 192 --layers 2 --inter 512
-$C $B --hidden 160 --layers 3 --inter 384
-$B --n 800 --epochs 4 --hidden 192 --layers 2 --inter 512
-$C --batch 32 --lr 4e-3 --hidden 192 --layers 2 --inter 512
-$C $B --rope 1000
-$C $B --adamlr 6e-3
-$B --n 600 --epochs 3 --hidden 192 --layers 2 --inter 512
-$C --batch 24 --lr 5e-3
-$B --n 1000 --epochs 2
+$C $B $H --adamlr 1e-3
+$C --batch 12 --lr 4e-3 $H
+$C $B $H --heads 6 --kv 2
+$C $B $H --rope 1000
+$C $B --hidden 256 --layers 2 --inter 384
+$C --batch 20 --lr 4e-3 $H
 L
 export -f run
 cat /tmp/list | timeout $((T-60)) xargs -P 4 -I{} bash -c 'echo "CFG {} :: $(run {} | tr "\n" " ")"' 2>&1 | tee $OUT/sweep.log

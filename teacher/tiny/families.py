@@ -197,7 +197,17 @@ def _subtractions(numbers: Numbers) -> list[tuple[int, int]]:
 
 
 def _work_gcd(numbers: Numbers) -> str:
-    return "\n".join(f"{a:02d}-{b:02d}={a - b:02d}" for a, b in _subtractions(numbers))
+    return "\n".join(_minus(left, right) for left, right in _subtractions(numbers))
+
+
+def _minus(left: int, right: int) -> str:
+    """Subtract column by column from the units: each column's borrow and its digit."""
+    borrow, digits = 0, []
+    for place in range(3):
+        column = left // 10**place % 10 - right // 10**place % 10 - borrow
+        borrow = int(column < 0)
+        digits.append(f"{borrow}{column % 10}")
+    return f"{left:03d}-{right:03d}:{','.join(digits)}={left - right:03d}"
 
 
 def _draw_base(rng: random.Random) -> Numbers:
@@ -207,11 +217,12 @@ def _draw_base(rng: random.Random) -> Numbers:
 
 
 def _draw_gcd(rng: random.Random) -> Numbers:
+    """Two numbers below 1,000 that two to four subtractions lead to their divisor."""
     while True:
-        divisor = rng.randint(1, 16)
-        pair = divisor * rng.randint(1, 99 // divisor), divisor * rng.randint(1, 99 // divisor)
-        if min(pair) > 9 and pair[0] != pair[1] and 2 <= len(_subtractions(pair)) <= 8:
-            return pair
+        left, right = rng.randint(1, 5), rng.randint(1, 5)
+        if math.gcd(left, right) == 1 and 2 <= len(_subtractions((left, right))) <= 4:
+            divisor = rng.randint(11, 999 // max(left, right))
+            return divisor * left, divisor * right
 
 
 FAMILIES: dict[str, Family] = {
