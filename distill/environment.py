@@ -110,7 +110,10 @@ def output(*command: str) -> str | None:
 
 
 def peak_mib(*, children: bool = False) -> float:
-    """Peak memory of this process, or of its largest finished child, in MiB."""
+    """Peak memory of this process, or a bound on that of its finished children, in MiB.
+
+    A child inherits its parent's peak when it is forked, so the largest child took at most this.
+    """
     who = resource.RUSAGE_CHILDREN if children else resource.RUSAGE_SELF
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return round(resource.getrusage(who).ru_maxrss / unit, 1)

@@ -139,7 +139,7 @@ def _environment(context: Context, markers: Mapping[Stage, Marker]) -> dict[str,
             "evaluation": recipe.eval.seed,
         },
         "peak_mib": max([peak_mib(), *(marker.peak_mib for marker in markers.values())]),
-        "peak_child_mib": peak_mib(children=True),
+        "peak_child_mib_at_most": peak_mib(children=True),
     }
 
 

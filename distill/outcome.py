@@ -66,7 +66,7 @@ def run_report(context: Context) -> dict[str, Any]:
     write_json(workspace.scores, scores_json(facts, context))
     shown = [with_evidence(each, context.recipe) for each in showcase(traces, fall.reasons)]
     write_report(workspace.root, facts, shown)
-    return {"page": str(workspace.report)}
+    return {"kept": facts.kept, "page": workspace.report.name}
 
 
 def with_evidence(shown: Shown, recipe: Recipe) -> Shown:

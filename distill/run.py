@@ -26,6 +26,12 @@ NEEDS_TRACES = frozenset({Stage.BUILD, Stage.TRAIN, Stage.EVALUATE})
 """Stages that have nothing to do where no trace was kept."""
 
 
+DETAILS = frozenset(
+    {"reasons", "sources", "loop_seconds", "parameters", "device", "dtype", "metrics"}
+)
+"""What a stage has to say that is too much for its line; the report and scores.json have it."""
+
+
 class NothingKept(KitError):
     """No trace survived, so there is nothing to train on. The message says where they all went."""
 
@@ -203,7 +209,7 @@ def summary(counts: dict[str, Any], skipped: str | None) -> str:
         return f"skipped: {skipped}"
     words = []
     for name, value in counts.items():
-        if name in ("reasons", "sources"):  # too long for a line; the table shows them
+        if name in DETAILS:
             continue
         if isinstance(value, dict) and all(isinstance(v, int) for v in value.values()):
             words += [f"{count:,} {reason}" for reason, count in value.items()]

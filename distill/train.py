@@ -12,7 +12,7 @@ from typing import Any
 
 from ..students.settings import SftSettings
 from .console import Bar
-from .context import Context
+from .context import Context, quieten_transformers
 from .settings import Recipe
 
 
@@ -40,6 +40,7 @@ def make_student(recipe: Recipe, out_dir: Path) -> None:
     """
     from ..students.models import build_model, save_student
 
+    quieten_transformers()
     model, tokenizer = build_model(recipe.train.model, seed=recipe.train.seed)
     save_student(model, tokenizer, out_dir)
 
@@ -54,6 +55,8 @@ def train_student(
         the run's directory.
     """
     from ..students.sft import Progress, train
+
+    quieten_transformers()
 
     def progress(now: Progress) -> None:
         note = f"loss {now.loss:.3f}, {now.tokens_per_s:,.0f} tokens/s"
