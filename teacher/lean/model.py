@@ -40,6 +40,8 @@ class Decoder(Protocol):
     """The longest chunk that `prefill` takes."""
     chunks: int
     """Chunks that one `prefill` has room for; fewer take as long."""
+    can_copy: bool
+    """Whether `copy_row` works."""
 
     def reserve(self, length: int) -> None:
         """Have room for `length` positions per row."""
@@ -111,7 +113,7 @@ class LeanDecoder:
     over a row's numbers is always computed in the same way.
     """
 
-    chunk, chunks = CHUNK, CHUNKS
+    chunk, chunks, can_copy = CHUNK, CHUNKS, True
 
     def __init__(self, model: LeanModel, rows: int) -> None:
         self.model, self.rows = model, rows
