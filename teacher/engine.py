@@ -11,6 +11,7 @@ to force the reply to begin with `<think>`.
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -23,7 +24,7 @@ THINK_CLOSE = "</think>"
 
 
 class EngineError(KitError):
-    """An engine cannot go on: the endpoint is gone, the model does not load, the budget is spent."""
+    """An engine cannot go on: the endpoint is gone, the model does not load, the money is spent."""
 
 
 class BadResponse(ValueError):
@@ -31,7 +32,7 @@ class BadResponse(ValueError):
 
 
 class Finish(StrEnum):
-    """Why a completion ended. `LENGTH` is an outcome of its own: never an answer, never an error."""
+    """Why a completion ended. `LENGTH` is an outcome of its own: not an answer, not an error."""
 
     STOP = "stop"
     LENGTH = "length"
@@ -92,6 +93,8 @@ class Identity:
     kind: str
     model: str
     revision: str = ""
+    prefills: bool = True
+    """Whether the reply is forced to begin with the prompt's prefill, or the prefill is dropped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +109,15 @@ class Request:
     """For people who read the ledger; not part of the key."""
 
     def key(self, identity: Identity) -> str:
-        """The sample's content address: SHA-256 of the canonical JSON of all that decides it."""
+        """The sample's content address: SHA-256 of the canonical JSON of all that decides it.
+
+        A prefill that the engine drops decides nothing, so it is left out.
+        """
+        prompt = asdict(self.prompt)
+        if not identity.prefills:
+            prompt["prefill"] = ""
         parts = {
-            "prompt": asdict(self.prompt),
+            "prompt": prompt,
             "index": self.index,
             "sampling": asdict(self.sampling),
             "seed": self.seed,
@@ -126,7 +135,8 @@ class Response:
 
     `raw` is the body of a chat completion (JSON), or a server-sent event stream of its chunks as it
     was received. `error` is set where no usable answer came within the retry budget; `raw` then
-    holds whatever did arrive.
+    holds whatever did arrive. `prefilled` says whether the model was made to continue the prompt's
+    prefill: where it was not, the prefill is no part of the reply.
     """
 
     request: Request
@@ -134,6 +144,7 @@ class Response:
     endpoint: str
     seconds: float
     error: str | None = None
+    prefilled: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +186,13 @@ class Engine(Protocol):
     ) -> Iterator[Response]:
         """Yield a response for every request, as they finish, in no promised order.
 
-        Requests are drawn lazily, as capacity frees up. `before(request, endpoint)` is called ahead
-        of every attempt, so that what may have been paid for is on record.
+        Requests are drawn lazily, as capacity frees up. An iterator that runs dry may have more
+        later (a server's queue): an engine asks it again whenever it has room, and returns once the
+        iterator is dry and nothing is under way. `before(request, endpoint)` is called ahead of
+        every attempt, so that what may have been paid for is on record; it may be called from
+        several threads at once. An engine that can tell text as it is decoded also takes
+        `on_text: Callable[[Request, str], None] | None`, called with every new piece, the prefill
+        left out.
 
         Raises:
             EngineError: the engine cannot go on; all that was yielded before stays valid.
@@ -219,14 +235,8 @@ def parse_response(response: Response) -> Completion:
     if response.error is not None:
         return Completion("", None, None, Finish.ERROR, 0, 0, error=response.error)
     choice, usage = read_choice(response.raw)
-    message = choice["message"]
-    reasoning = message.get("reasoning_content") or message.get("reasoning") or ""
-    content = message.get("content") or ""
-    if reasoning:  # the server split the reply; put it together the way the model wrote it
-        closed = content != "" or choice["finish_reason"] == Finish.STOP
-        content = f"{THINK_OPEN}{reasoning}{THINK_CLOSE if closed else ''}{content}"
-    elif not content.startswith(response.request.prompt.prefill):
-        content = response.request.prompt.prefill + content
+    prefill = response.request.prompt.prefill if response.prefilled else ""
+    content = _whole_text(choice["message"], prefill)
     thinking, answer, tags = split_thinking(content)
     finish = Finish.LENGTH if choice["finish_reason"] == "length" else Finish.STOP
     return Completion(
@@ -234,10 +244,36 @@ def parse_response(response: Response) -> Completion:
         thinking,
         answer,
         finish,
-        int(usage.get("prompt_tokens") or 0),
-        int(usage.get("completion_tokens") or 0),
+        _token_count(usage, "prompt_tokens"),
+        _token_count(usage, "completion_tokens"),
         tags,
     )
+
+
+def _whole_text(message: dict[str, Any], prefill: str) -> str:
+    """The reply the way the model wrote it: the prefill in front, a split reply joined again.
+
+    A split reply without content has no answer, so its thinking is left open. Where the prefill has
+    closed the thinking, a server that looks for `</think>` in vain calls the answer reasoning.
+    """
+    reasoning = message.get("reasoning_content") or message.get("reasoning") or ""
+    content = message.get("content") or ""
+    opening, closed = Prompt((), prefill).thinking_is_open, THINK_CLOSE in prefill
+    if reasoning and not content and closed and not opening:
+        content = prefill + reasoning
+    elif reasoning:
+        head = prefill if opening else prefill + THINK_OPEN
+        thought = reasoning.removeprefix(head.rpartition(THINK_OPEN)[2])  # servers may echo it
+        content = head + thought + (THINK_CLOSE if content else "") + content
+    elif not content.startswith(prefill):
+        content = prefill + content
+    return content.encode(errors="replace").decode()  # a lone surrogate cannot be written anywhere
+
+
+def _token_count(usage: dict[str, Any], name: str) -> int:
+    """A count of tokens, 0 where the server sent none."""
+    count = usage.get(name)
+    return count if isinstance(count, int) and count > 0 else 0
 
 
 def read_choice(raw: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -251,16 +287,13 @@ def read_choice(raw: str) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises:
         BadResponse: the body is not a finished chat completion.
     """
-    if raw.lstrip().startswith("data:"):
+    if _EVENT_STREAM.match(raw):
         return _assemble(raw)
-    try:
-        body = json.loads(raw)
-    except ValueError as error:
-        raise BadResponse(f"not JSON ({error}): {raw[:80]!r}") from error
+    body = _load(raw, "the body")
     if not isinstance(body, dict) or not isinstance(body.get("choices"), list):
         raise BadResponse(f"no list of choices: {raw[:80]!r}")
     if not body["choices"] or not isinstance(body["choices"][0], dict):
-        raise BadResponse("the list of choices is empty")
+        raise BadResponse(f"the list of choices is empty: {raw[:80]!r}")
     choice = body["choices"][0]
     if not isinstance(choice.get("message"), dict):
         raise BadResponse(f"the choice holds no message: {raw[:80]!r}")
@@ -281,32 +314,56 @@ def _check_finish(choice: dict[str, Any]) -> None:
         raise BadResponse("the choice is empty: it has neither content nor reasoning_content")
 
 
+def _load(text: str, what: str) -> Any:
+    """Read JSON, or say what stands there instead."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadResponse(f"{what} is not JSON ({error}): {text[:80]!r}") from error
+
+
+_EVENT_STREAM = re.compile(r"\s*(data|event|id|retry)?:")
+"""How a server-sent event stream begins; a comment, which keeps a connection alive, is `: ...`."""
+
+
 def _assemble(raw: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Put the chunks of a server-sent event stream together into one choice."""
     parts: dict[str, list[str]] = {"content": [], "reasoning_content": []}
     finish: str | None = None
     usage: dict[str, Any] = {}
-    for line in raw.splitlines():
+    for line in re.split(r"\r\n|\n|\r", raw):  # str.splitlines would also split at U+2028
         data = line.removeprefix("data:").strip()
-        if not line.startswith("data:") or data == "[DONE]":
+        if not line.startswith("data:") or not data or data == "[DONE]":
             continue
-        try:
-            chunk = json.loads(data)
-        except ValueError as error:
-            raise BadResponse(f"a chunk of the stream is not JSON: {data[:80]!r}") from error
+        chunk = _load(data, "a chunk of the stream")
         if not isinstance(chunk, dict):
             raise BadResponse(f"a chunk of the stream is not an object: {data[:80]!r}")
+        if chunk.get("error"):
+            raise BadResponse(f"the stream reports an error: {data[:200]}")
         if isinstance(chunk.get("usage"), dict):
             usage = chunk["usage"]
-        for choice in (chunk.get("choices") or [])[:1]:
-            delta = choice.get("delta") or {}
-            parts["content"].append(delta.get("content") or "")
-            parts["reasoning_content"].append(
-                delta.get("reasoning_content") or delta.get("reasoning") or ""
-            )
-            finish = choice.get("finish_reason") or finish
+        choices = chunk.get("choices")
+        for choice in choices[:1] if isinstance(choices, list) else []:
+            finish = _add_delta(choice, parts) or finish
     if finish is None:
         raise BadResponse("the stream broke off before its finish_reason")
     assembled = {"message": {k: "".join(v) for k, v in parts.items()}, "finish_reason": finish}
     _check_finish(assembled)
     return assembled, usage
+
+
+def _add_delta(choice: Any, parts: dict[str, list[str]]) -> str | None:
+    """Append what one chunk's choice adds to the text; return its finish_reason."""
+    delta = (choice.get("delta") or {}) if isinstance(choice, dict) else None
+    if not isinstance(delta, dict):
+        raise BadResponse(f"a chunk of the stream holds no delta: {choice!r}"[:120])
+    pieces = {
+        "content": delta.get("content") or "",
+        "reasoning_content": delta.get("reasoning_content") or delta.get("reasoning") or "",
+    }
+    for name, piece in pieces.items():
+        if not isinstance(piece, str):
+            raise BadResponse(f"delta.{name} must be text, got {piece!r}"[:120])
+        parts[name].append(piece)
+    finish: str | None = choice.get("finish_reason")
+    return finish

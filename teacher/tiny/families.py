@@ -1,10 +1,10 @@
 """The embedded problem families: statements, worked steps and exact checks.
 
 Each family needs several dependent steps, and the steps differ in kind: carrying through columns
-(running sums), partial products (multiplication), Horner's scheme (base conversion), insertion
-(sorting), repeated subtraction (greatest common divisor). The worked steps write every digit that a
-later digit depends on, at fixed distances, which is what a model of a million parameters can learn
-within minutes; the statements are plain sentences.
+(running sums), partial products (multiplication), Horner's scheme (base conversion), a state
+tracked through swaps, repeated subtraction (greatest common divisor). The worked steps write every
+digit that a later digit depends on, at fixed distances, which is what a model of a million
+parameters can learn within minutes; the statements are plain sentences.
 
 A problem is drawn from its family's numbers. Whether it belongs to `train` or `test` is decided by
 a hash of the numbers, so the splits never share a problem, whatever the seed or the wording.
@@ -20,6 +20,7 @@ from typing import Literal
 Split = Literal["train", "test"]
 Numbers = tuple[int, ...]
 
+CUPS = "ABCDE"
 TEST_SHARE = 8
 """One problem in so many is held out."""
 
@@ -44,6 +45,8 @@ class Family:
         wordings: format strings over the numbers, `{0}` the first.
         work: the worked steps, one per line, as the thinking of a solution.
         answer: the exact answer, computed without the steps.
+        canonical: the numbers in a form that problems with the same solution share (a sum in
+            another order), so that such twins fall into one split.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Family:
     wordings: tuple[str, ...]
     work: Callable[[Numbers], str]
     answer: Callable[[Numbers], str]
+    canonical: Callable[[Numbers], Numbers]
 
 
 def generate(family: str, count: int, seed: int, split: Split) -> list[TinyProblem]:
@@ -96,7 +100,8 @@ def _word(kind: Family, numbers: Numbers, rng: random.Random) -> TinyProblem:
 
 def split_of(family: str, numbers: Numbers) -> Split:
     """The split a problem belongs to, by a hash of what it is and not of how it is worded."""
-    digest = hashlib.sha256(f"{family}:{numbers}".encode()).digest()
+    canonical = FAMILIES[family].canonical(numbers)
+    digest = hashlib.sha256(f"{family}:{canonical}".encode()).digest()
     return "test" if digest[0] % TEST_SHARE == 0 else "train"
 
 
@@ -109,6 +114,10 @@ def solution(problem: TinyProblem) -> str:
 def check(problem: TinyProblem, answer: str) -> bool:
     """Whether `answer` is exactly the problem's, blanks aside."""
     return answer.replace(" ", "") == problem.answer.replace(" ", "")
+
+
+def _sorted(numbers: Numbers) -> Numbers:
+    return tuple(sorted(numbers))
 
 
 def _columns(left: int, right: int, width: int) -> str:
@@ -160,13 +169,22 @@ def _work_base_conversion(numbers: Numbers) -> str:
     )
 
 
-def _work_sorting(numbers: Numbers) -> str:
-    done: list[int] = []
-    lines = []
-    for number in numbers:
-        done = sorted([*done, number])
-        lines.append(f"{number}>" + " ".join(map(str, done)))
-    return "\n".join(lines)
+def _orders(numbers: Numbers) -> list[str]:
+    """The order of the cups after each swap."""
+    cups, orders = list(CUPS), []
+    for first, second in _pairs(numbers):
+        cups[first - 1], cups[second - 1] = cups[second - 1], cups[first - 1]
+        orders.append("".join(cups))
+    return orders
+
+
+def _pairs(numbers: Numbers) -> list[tuple[int, int]]:
+    return list(zip(numbers[::2], numbers[1::2], strict=True))
+
+
+def _work_swaps(numbers: Numbers) -> str:
+    steps = zip(_pairs(numbers), _orders(numbers), strict=True)
+    return f"{CUPS}\n" + "\n".join(f"{first}{second}>{order}" for (first, second), order in steps)
 
 
 def _subtractions(numbers: Numbers) -> list[tuple[int, int]]:
@@ -179,21 +197,32 @@ def _subtractions(numbers: Numbers) -> list[tuple[int, int]]:
 
 
 def _work_gcd(numbers: Numbers) -> str:
-    return "\n".join(f"{a:02d}-{b:02d}={a - b:02d}" for a, b in _subtractions(numbers))
+    return "\n".join(_minus(left, right) for left, right in _subtractions(numbers))
+
+
+def _minus(left: int, right: int) -> str:
+    """Subtract column by column from the units: each column's borrow and its digit."""
+    borrow, digits = 0, []
+    for place in range(3):
+        column = left // 10**place % 10 - right // 10**place % 10 - borrow
+        borrow = int(column < 0)
+        digits.append(f"{borrow}{column % 10}")
+    return f"{left:03d}-{right:03d}:{','.join(digits)}={left - right:03d}"
 
 
 def _draw_base(rng: random.Random) -> Numbers:
-    base = rng.randint(4, 9)
+    base = rng.randint(3, 9)
     digits = [rng.randint(1, base - 1), rng.randrange(base), rng.randrange(base)]
     return int("".join(map(str, digits))), base
 
 
 def _draw_gcd(rng: random.Random) -> Numbers:
+    """Two numbers below 1,000 that two to four subtractions lead to their divisor."""
     while True:
-        divisor = rng.randint(2, 16)
-        pair = divisor * rng.randint(1, 99 // divisor), divisor * rng.randint(1, 99 // divisor)
-        if min(pair) > 9 and pair[0] != pair[1] and 2 <= len(_subtractions(pair)) <= 7:
-            return pair
+        left, right = rng.randint(1, 5), rng.randint(1, 5)
+        if math.gcd(left, right) == 1 and 2 <= len(_subtractions((left, right))) <= 4:
+            divisor = rng.randint(11, 999 // max(left, right))
+            return divisor * left, divisor * right
 
 
 FAMILIES: dict[str, Family] = {
@@ -209,6 +238,7 @@ FAMILIES: dict[str, Family] = {
             ),
             _work_running_sum,
             lambda numbers: str(sum(numbers)),
+            canonical=_sorted,
         ),
         Family(
             "product",
@@ -220,6 +250,7 @@ FAMILIES: dict[str, Family] = {
             ),
             _work_product,
             lambda numbers: str(numbers[0] * numbers[1]),
+            canonical=_sorted,
         ),
         Family(
             "base_conversion",
@@ -230,16 +261,20 @@ FAMILIES: dict[str, Family] = {
             ),
             _work_base_conversion,
             lambda numbers: str(int(str(numbers[0]), numbers[1])),
+            canonical=lambda numbers: numbers,
         ),
         Family(
-            "sorting",
-            lambda rng: tuple(rng.sample(range(10, 100), 5)),
+            "swaps",
+            lambda rng: tuple(place for _ in range(5) for place in rng.sample(range(1, 6), 2)),
             (
-                "Sort {0}, {1}, {2}, {3}, {4} from small to large.",
-                "Put {0}, {1}, {2}, {3}, {4} in rising order.",
+                "Cups ABCDE: swap {0}-{1}, {2}-{3}, {4}-{5}, {6}-{7}, {8}-{9}. Which order?",
+                "Cups ABCDE trade places {0}-{1}, {2}-{3}, {4}-{5}, {6}-{7}, {8}-{9}. What order?",
             ),
-            _work_sorting,
-            lambda numbers: ", ".join(map(str, sorted(numbers))),
+            _work_swaps,
+            lambda numbers: _orders(numbers)[-1],
+            canonical=lambda numbers: tuple(
+                place for pair in _pairs(numbers) for place in sorted(pair)
+            ),
         ),
         Family(
             "gcd",
@@ -250,6 +285,7 @@ FAMILIES: dict[str, Family] = {
             ),
             _work_gcd,
             lambda numbers: str(math.gcd(*numbers)),
+            canonical=_sorted,
         ),
     )
 }

@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 class TinySettings:
     """How tiny-r1 is trained. The defaults made the packaged weights."""
 
-    steps: int = 8_000
+    steps: int = 2_800
     batch: int = 512
-    pool: int = 400_000
+    pool: int = 300_000
     """Examples drawn beforehand; training passes over them as often as its steps need."""
     direct_share: float = 0.1
     """Examples answered without thinking, so that forcing that form is not foreign to the model."""
-    muon_lr: float = 0.02
-    adam_lr: float = 2e-3
+    muon_lr: float = 8e-3
+    adam_lr: float = 1e-3
     warmup: float = 0.03
     decay: float = 0.5
     """The last share of the steps, over which the learning rates fall to 1 % linearly."""

@@ -1,0 +1,266 @@
+"""`r1kit doctor`: what this machine has, what each command needs, and how to get what is missing.
+
+Every probe only reads. A probe that cannot tell says so; nothing is assumed to be there.
+"""
+
+import ctypes
+import errno
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.markup import escape
+from rich.table import Table
+
+from .console import Console
+from .environment import cpu_model, gpus, memory_gib, output, version
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that a machine may have.
+
+    Attributes:
+        there: whether it is usable; None where that cannot be told from here.
+        found: what was seen, in words.
+        get: how to get it, where it is missing.
+    """
+
+    there: bool | None
+    found: str
+    get: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """One command, and what has to be there for it; `helped_by` makes it better or faster."""
+
+    command: str
+    needs: tuple[str, ...]
+    helped_by: tuple[str, ...] = ()
+
+
+NEEDS = (
+    Need("r1kit run quickstart", ("torch", "transformers", "disk", "memory")),
+    Need("r1kit run RECIPE (teacher.kind openai)", ("disk",), ("gpu",)),
+    Need("r1kit distill sample|verify|filter|build|report", ("disk",)),
+    Need("r1kit students sft (tiny-qwen, tiny-llama)", ("torch", "transformers")),
+    Need("r1kit students sft (0.5B and more)", ("torch", "transformers", "cuda"), ("liger",)),
+    Need("r1kit eval run", ("torch", "transformers")),
+    Need("r1kit teacher serve|chat (tiny-r1)", ("torch", "transformers")),
+    Need("r1kit teacher train-tiny", ("torch", "transformers"), ("cuda",)),
+)
+"""What each command of this version needs."""
+
+
+def gpu() -> Finding:
+    """NVIDIA GPUs, as their driver reports them."""
+    found = gpus()
+    if found:
+        words = ", ".join(f"{each['name']} ({each['memory']})" for each in found)
+        return Finding(True, f"{words}, driver {found[0]['driver']}")
+    return Finding(False, "no NVIDIA driver answers", "not needed for the quick start")
+
+
+def memory() -> Finding:
+    """Main memory. The quick start peaks below 3 GB."""
+    size = memory_gib()
+    return Finding(size >= 4, f"{size:g} GiB", "the quick start needs 4 GiB")
+
+
+def disk() -> Finding:
+    """Free space in the current directory, where runs are written."""
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    writable = os.access(Path.cwd(), os.W_OK)
+    words = f"{free:,.1f} GiB free in {Path.cwd()}" + ("" if writable else ", not writable")
+    return Finding(free >= 1 and writable, words, "free 1 GiB, or use --out DIR elsewhere")
+
+
+def torch() -> Finding:
+    """PyTorch, and whether it loads."""
+    installed = version("torch")
+    if installed is None:
+        return Finding(False, "not installed", "pip install 'torch>=2.11,<2.14'")
+    code = "import torch; print(torch.version.cuda or 'CPU build', torch.get_num_threads())"
+    words = _in_a_child(code)
+    if words is None:
+        return Finding(False, f"{installed}, and importing it fails", "reinstall torch")
+    build, _, threads = words.rpartition(" ")
+    build = build if build == "CPU build" else f"CUDA {build}"
+    return Finding(True, f"{installed}, {build}, {threads} threads")
+
+
+def cuda() -> Finding:
+    """Whether torch can use a GPU. Asked in a child: a broken driver can take the process along."""
+    if version("torch") is None:
+        return Finding(False, "torch is not installed", "pip install 'torch>=2.11,<2.14'")
+    code = (
+        "import torch\n"
+        "gpus = range(torch.cuda.device_count())\n"
+        "print(*(torch.cuda.get_device_name(i) for i in gpus), sep=', ')"
+    )
+    words = _in_a_child(code)
+    if words:
+        return Finding(True, words)
+    return Finding(
+        False,
+        "torch sees no GPU",
+        "an NVIDIA GPU with its driver, and torch's CUDA build: pip install torch",
+    )
+
+
+def _in_a_child(code: str) -> str | None:
+    """What a piece of Python prints, or None where it fails or takes over a minute."""
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def package(name: str, get: str) -> Callable[[], Finding]:
+    """A probe for an installed package, which is not imported."""
+
+    def probe() -> Finding:
+        found = version(name)
+        return Finding(found is not None, found or "not installed", get)
+
+    return probe
+
+
+def compiler() -> Finding:
+    """A C++ compiler, which torch.compile uses on a CPU. The core needs none."""
+    for name in ("g++", "clang++"):
+        if words := output(name, "--version"):
+            return Finding(True, words.splitlines()[0])
+    return Finding(False, "no g++, no clang++", "apt-get install g++ (only torch.compile wants it)")
+
+
+def nvcc() -> Finding:
+    """The CUDA compiler. Triton brings its own, so nothing here needs it."""
+    words = output("nvcc", "--version")
+    if words is None:
+        return Finding(False, "not installed", "not needed: Triton brings its own")
+    release = next((line for line in words.splitlines() if "release" in line), words)
+    return Finding(True, release.strip())
+
+
+def bubblewrap() -> Finding:
+    """bwrap, the outer layer of a sandbox for code that models write."""
+    words = output("bwrap", "--version")
+    return Finding(words is not None, words or "not installed", "apt-get install bubblewrap")
+
+
+def landlock() -> Finding:
+    """The kernel's Landlock version: file access rules that need no rights."""
+    if sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"):
+        return Finding(False, f"{sys.platform}, {platform.machine()}", "Linux 5.13 or later")
+    create_ruleset, only_tell_the_version = 444, 1
+    libc = ctypes.CDLL(None, use_errno=True)
+    got = libc.syscall(create_ruleset, None, 0, only_tell_the_version)
+    if got > 0:
+        return Finding(True, f"version {got}")
+    why = errno.errorcode.get(ctypes.get_errno(), "unknown error")
+    return Finding(False, f"the kernel answers {why}", "Linux 5.13 or later with Landlock enabled")
+
+
+def user_namespaces() -> Finding:
+    """Whether a process without rights may make a user namespace, as the kernel's settings say."""
+    if sys.platform != "linux":
+        return Finding(False, sys.platform, "Linux")
+    most = _setting("/proc/sys/user/max_user_namespaces")
+    if most == "0":
+        return Finding(False, "max_user_namespaces is 0", "sysctl user.max_user_namespaces=15000")
+    if _setting("/proc/sys/kernel/unprivileged_userns_clone") == "0":
+        get = "sysctl kernel.unprivileged_userns_clone=1"
+        return Finding(False, "unprivileged_userns_clone is 0", get)
+    if _setting("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1":
+        return Finding(False, "AppArmor restricts them", "an AppArmor profile for bwrap")
+    if most is None:
+        return Finding(None, "the kernel does not say")
+    return Finding(None, f"the kernel allows {most}; a container may still refuse them")
+
+
+def _setting(path: str) -> str | None:
+    """A kernel setting, or None where the kernel does not have it."""
+    try:
+        return Path(path).read_text(encoding="ascii").strip()
+    except OSError:
+        return None
+
+
+PROBES: Mapping[str, Callable[[], Finding]] = {
+    "memory": memory,
+    "disk": disk,
+    "gpu": gpu,
+    "torch": torch,
+    "cuda": cuda,
+    "transformers": package("transformers", "pip install 'transformers>=5.10,<6'"),
+    "vllm": package("vllm", "pip install 'r1kit[serve]' (Linux with CUDA)"),
+    "bitsandbytes": package("bitsandbytes", "pip install 'r1kit[qlora]'"),
+    "liger": package("liger-kernel", "pip install 'r1kit[train]'"),
+    "c++ compiler": compiler,
+    "nvcc": nvcc,
+    "bwrap": bubblewrap,
+    "landlock": landlock,
+    "user namespaces": user_namespaces,
+}
+"""What is looked for, in the order of the table."""
+
+
+def examine() -> dict[str, Finding]:
+    """Every probe's finding. One that breaks reports how, and the others go on."""
+    findings = {}
+    for name, probe in PROBES.items():
+        try:
+            findings[name] = probe()
+        except (OSError, ValueError, IndexError) as error:
+            findings[name] = Finding(None, f"cannot be told: {error}")
+    return findings
+
+
+def verdicts(findings: Mapping[str, Finding]) -> dict[str, str]:
+    """Command -> `yes`, or what is missing for it."""
+    said = {}
+    for need in NEEDS:
+        missing = [name for name in need.needs if findings[name].there is False]
+        without = [name for name in need.helped_by if findings[name].there is False]
+        said[need.command] = "yes" + (f" (better with {', '.join(without)})" if without else "")
+        if missing:
+            said[need.command] = f"no: {', '.join(missing)} missing"
+    return said
+
+
+def show(*, as_json: bool = False) -> None:
+    """Print what this machine has and what it can run."""
+    findings = examine()
+    commands = verdicts(findings)
+    console = Console()
+    head = f"Python {platform.python_version()} on {platform.platform()}, {cpu_model()}"
+    if as_json:
+        machine = {name: asdict(finding) for name, finding in findings.items()}
+        result = {"system": head, "machine": machine, "commands": commands}
+        console.result(json.dumps(result, ensure_ascii=False))
+        return
+    console.result(head)
+    table = Table(title="this machine", title_justify="left")
+    for column in ("what", "", "found", "how to get it"):
+        table.add_column(column)
+    marks = {True: "yes", False: "no", None: "?"}
+    for name, finding in findings.items():
+        get = "" if finding.there else finding.get
+        table.add_row(name, marks[finding.there], escape(finding.found), escape(get))
+    console.result(table)
+    table = Table(title="what it can run", title_justify="left")
+    for column in ("command", "needs", "can run here"):
+        table.add_column(column)
+    for need in NEEDS:
+        table.add_row(need.command, ", ".join(need.needs), commands[need.command])
+    console.result(table)
