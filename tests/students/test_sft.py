@@ -197,3 +197,23 @@ def test_every_epoch_shows_every_example_once_in_another_order() -> None:
     assert drawn == list(batches(examples, batch_size=4, epochs=2.5, seed=0))
     assert drawn != list(batches(examples, batch_size=4, epochs=2.5, seed=1))
     assert number_of_steps(10, 4, 0.01) == 1
+
+
+def test_the_torch_engine_answers_with_what_the_student_learnt(
+    make_sums: Sums, write_rows: Write, tmp_path: Path
+) -> None:
+    from r1kit.teacher.engine import Prompt, Request, Sampling, parse_response
+    from r1kit.teacher.torch_engine import TorchEngine
+
+    rows = make_sums(8)
+    threads = torch.get_num_threads()
+    train(settings(epochs=60), write_rows(rows), tmp_path / "out")
+    prompts = [Prompt.user(row["messages"][0]["content"], prefill="<think>\n") for row in rows]
+    greedy = Sampling(temperature=0.0, top_p=1.0, max_tokens=80)
+    requests = [Request(prompt, greedy, 0, 0) for prompt in prompts]
+    with TorchEngine(tmp_path / "out", batch_size=8) as engine:
+        answers = {r.request.prompt: parse_response(r) for r in engine.answer(requests)}
+    assert torch.get_num_threads() == threads
+    for prompt, row in zip(prompts, rows, strict=True):
+        assert answers[prompt].text == row["messages"][1]["content"]
+        assert answers[prompt].finish == "stop"
