@@ -19,8 +19,10 @@ BUILT_IN = ("tiny-qwen", "tiny-llama")
 
 FROM_SCRATCH: Mapping[str, Any] = {
     "optimizer": "muon",
-    "learning_rate": 8e-3,
-    "epochs": 8,
+    "learning_rate": 4e-3,
+    "adamw_learning_rate": 3e-3,
+    "epochs": 4,
+    "batch_size": 16,
     "max_length": 512,
     "tokens_per_pass": 8_192,
     "packing": False,

@@ -18,3 +18,16 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no published problem files at {folder} (R1KIT_TEST_DATA names another place)")
     return folder
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say it loudly where a skip is not allowed."""
+    if os.environ.get("R1KIT_NO_SKIPS") and terminalreporter.stats.get("skipped"):
+        terminalreporter.write_line("R1KIT_NO_SKIPS is set, so a skipped test fails the run")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """With R1KIT_NO_SKIPS set, as in CI, a run that skipped a test has failed."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("R1KIT_NO_SKIPS") and reporter is not None and reporter.stats.get("skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
