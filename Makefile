@@ -35,8 +35,8 @@ lint: $(VENV)/.dev
 
 # The repository is the package, so the type checker finds it through a link of the package's name.
 type: $(VENV)/.dev
-	@mkdir -p build/link && ln -sfn "$(CURDIR)" build/link/r1kit
-	cd build/link && "$(CURDIR)/$(BIN)/mypy" --config-file "$(CURDIR)/pyproject.toml" -p r1kit
+	@mkdir -p $(VENV)/link && ln -sfn "$(CURDIR)" $(VENV)/link/r1kit
+	cd $(VENV)/link && "$(CURDIR)/$(BIN)/mypy" --config-file "$(CURDIR)/pyproject.toml" -p r1kit
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

@@ -1,13 +1,16 @@
 """`r1kit teacher ...`: serve a teacher over HTTP, or talk to it."""
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
     from .engine import Engine
+    from .tiny.train import Progress
 
 app = typer.Typer(help="Serve a teacher, or talk to it.", no_args_is_help=True)
 
@@ -87,6 +90,53 @@ def chat(
             _open(engine, model, base_url, api_key_env, prefill_mode=prefill_mode.value)
         )
         talk(opened, sampling, first=prompt, thinking=thinking, seed=seed)
+
+
+@app.command("train-tiny")
+def train_tiny(
+    out: Annotated[Path, typer.Option(help="directory for the weights; must not exist yet")],
+    steps: Annotated[int | None, typer.Option(min=1, help="fewer for a trial")] = None,
+    seed: Annotated[int, typer.Option(help="of the weights and of the examples")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    per_family: Annotated[int, typer.Option(min=1, help="held-out problems to score on")] = 100,
+) -> None:
+    """Rebuild tiny-r1 from nothing: 5 minutes on an H200, about 18 hours on two CPU cores."""
+    from .tiny.rebuild import rebuild
+
+    with _progress() as show:
+        measured = rebuild(
+            out, steps=steps, seed=seed, device=device, per_family=per_family, progress=show
+        )
+    typer.echo(
+        f"{out}: pass@1 {measured.mean(measured.thinking):.1%} with thinking, "
+        f"{measured.mean(measured.direct):.1%} forced to answer at once"
+    )
+
+
+@contextmanager
+def _progress() -> "Iterator[Progress]":
+    """A bar on a terminal, a line every so many steps elsewhere."""
+    import sys
+
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    if not sys.stderr.isatty():
+        yield lambda step, steps, loss, rate: typer.echo(
+            f"step {step}/{steps}, loss {loss:.4f}, {rate:,.0f} tokens/s", err=True
+        )
+        return
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Bar(*columns) as bar:
+        task = bar.add_task("train", note="")
+        yield lambda step, steps, loss, rate: bar.update(
+            task, completed=step, total=steps, note=f"loss {loss:.4f}, {rate:,.0f} tokens/s"
+        )
 
 
 def _open(

@@ -83,9 +83,7 @@ class Cache:
         self.row_group_RG = torch.arange(rows, device=device)[:, None] * heads.groups + groups
 
     def _pages(self, num_pages: int, width: int) -> Tensor:
-        return torch.zeros(
-            num_pages, self.rows, self.heads.groups, PAGE, width, **self.like
-        )  # type: ignore[call-overload]
+        return torch.zeros(num_pages, self.rows, self.heads.groups, PAGE, width, **self.like)  # type: ignore[call-overload]
 
     def reserve(self, length: int) -> None:
         """Have room for `length` positions per row."""

@@ -209,7 +209,9 @@ class DeepseekLean(LeanModel):
         both = x_TH @ attention.w_in
         if attention.b_in is not None:
             both.add_(attention.b_in)
-        first = attention.w_query.shape[0] if attention.w_query is not None else heads * (nope + rope)
+        first = (
+            attention.w_query.shape[0] if attention.w_query is not None else heads * (nope + rope)
+        )
         query = both[:, :first]
         if attention.w_query is not None:
             query = norm(query, self.latent_eps) @ attention.w_query

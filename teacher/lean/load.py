@@ -70,13 +70,16 @@ def load(directory: Path, *, max_length: int | None, dtype: torch.dtype, device:
     length = min(has, max_length or has)
     path, new_decoder = _choose(model, dtype, length)
     return Loaded(
-        new_decoder, Text(tokenizer, vocabulary), path, length, _end_ids(model, tokenizer), vocabulary
+        new_decoder,
+        Text(tokenizer, vocabulary),
+        path,
+        length,
+        _end_ids(model, tokenizer),
+        vocabulary,
     )
 
 
-def _choose(
-    model: Any, dtype: torch.dtype, length: int
-) -> tuple[str, Callable[[int], Decoder]]:
+def _choose(model: Any, dtype: torch.dtype, length: int) -> tuple[str, Callable[[int], Decoder]]:
     """The lean loop where it knows the model, else transformers' own forward pass."""
     kind = model.config.model_type
     try:

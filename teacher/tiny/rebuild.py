@@ -1,0 +1,52 @@
+"""Rebuild tiny-r1 from nothing: train, score on held-out problems, write weights and card."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from ... import KitError
+from .card import Measured, measure, write_card
+from .train import Progress, TinySettings, save, train
+
+
+class RebuildError(KitError):
+    """tiny-r1 cannot be rebuilt here. The message says what is in the way."""
+
+
+def rebuild(
+    out_dir: Path,
+    *,
+    steps: int | None,
+    seed: int,
+    device: str,
+    per_family: int,
+    progress: Progress | None = None,
+) -> Measured:
+    """Train tiny-r1 into `out_dir`, which appears whole or not at all.
+
+    Args:
+        steps: None for the number that made the packaged weights.
+        device: `auto` takes a GPU where there is one.
+        per_family: held-out problems of each family for the card's scores.
+
+    Raises:
+        RebuildError: `out_dir` exists, or the device is not there.
+    """
+    if out_dir.exists():
+        raise RebuildError(f"{out_dir} exists already; name a directory that does not")
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise RebuildError(f"device {device}: torch sees no GPU here; --device cpu works, slowly")
+    settings = TinySettings(seed=seed)
+    if steps is not None:
+        settings = replace(settings, steps=steps, pool=min(settings.pool, steps * settings.batch))
+    model, facts = train(settings, device=device, progress=progress)
+    partial = out_dir.with_name(f"{out_dir.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    save(model.cpu(), facts, partial)
+    measured = measure(partial, per_family)
+    write_card(partial, measured)
+    partial.rename(out_dir)
+    return measured
