@@ -26,7 +26,7 @@ def quieten_transformers() -> None:
     """Keep its bars for loading and saving out of a run's own."""
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()
 
 
 def _open_engine(settings: EngineSettings) -> Engine:

@@ -44,7 +44,7 @@ def summed_loss(model: "PreTrainedModel", pack: Pack) -> Tensor:
 @contextmanager
 def _head_sees(model: "PreTrainedModel", index: Tensor) -> Iterator[None]:
     """Let the output head work on the rows `index` of its flattened input only."""
-    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    head = model.get_output_embeddings()
     assert head is not None, "a causal language model has an output head"
 
     def select(_: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

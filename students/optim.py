@@ -178,7 +178,7 @@ def split_parameters(
     model: "PreTrainedModel",
 ) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
     """Hidden matrices; embeddings, head and what is neither; vectors (norms and biases)."""
-    ends = [model.get_input_embeddings(), model.get_output_embeddings()]  # type: ignore[no-untyped-call]
+    ends = [model.get_input_embeddings(), model.get_output_embeddings()]
     tables = {id(p) for module in ends if module is not None for p in module.parameters()}
     tables |= {
         id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()

@@ -67,8 +67,8 @@ def _files(source: Path) -> list[Path]:
 
 def _parquet(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The rows of one Parquet file."""
-    import pyarrow as pa  # type: ignore[import-untyped]
-    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path) as file:

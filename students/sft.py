@@ -245,7 +245,7 @@ class _Run:
         """Add a pass's share of the batch's gradient; return its share of the loss."""
         with self.compute.autocast():
             loss = summed_loss(self.model, pack.to(self.compute.device)) / total
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss.detach()
 
     def progress(self) -> Progress:

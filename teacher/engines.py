@@ -5,9 +5,6 @@ import os
 from .engine import Engine, EngineError
 from .settings import EngineSettings
 
-BUILT_IN = ("tiny-r1",)
-"""Models that this package carries; any other name is a path or a Hugging Face id."""
-
 
 def open_engine(settings: EngineSettings) -> Engine:
     """Open the engine that the settings describe. The caller closes it.
@@ -21,12 +18,12 @@ def open_engine(settings: EngineSettings) -> Engine:
     from .tiny import model_path
     from .torch_engine import TorchEngine
 
-    is_built_in = settings.model in BUILT_IN
+    built_in = model_path(settings.model)
     return TorchEngine(
-        model_path(settings.model) if is_built_in else settings.model,
+        built_in or settings.model,
         batch_size=settings.batch_size,
         max_length=settings.max_length,
-        name=settings.model if is_built_in else None,
+        name=settings.model if built_in else None,
     )
 
 

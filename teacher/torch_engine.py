@@ -13,7 +13,6 @@ import json
 import logging
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self

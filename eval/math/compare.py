@@ -14,8 +14,8 @@ import logging
 import re
 from typing import Any
 
-from math_verify import LatexExtractionConfig, parse, verify  # type: ignore[import-untyped]
-from sympy import Float, Rational  # type: ignore[import-untyped]
+from math_verify import LatexExtractionConfig, parse, verify
+from sympy import Float, Rational
 
 from ..verdict import Verdict
 from .exact import Decision

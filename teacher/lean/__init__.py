@@ -1,1 +1,1 @@
-"""A lean decode loop for small models: fixed shapes, a paged static cache, few operations a step."""
+"""A lean decode loop for small models: fixed shapes, a paged static cache, few operations."""

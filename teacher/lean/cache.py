@@ -75,7 +75,7 @@ class Cache:
         self, num_layers: int, heads: Heads, rows: int, dtype: torch.dtype, device: torch.device
     ) -> None:
         self.heads, self.rows, self.num_pages = heads, rows, 0
-        self.like = {"dtype": dtype, "device": device}
+        self.dtype, self.device = dtype, device
         self.keys: list[Tensor] = [self._pages(0, heads.key_width) for _ in range(num_layers)]
         self.values: list[Tensor] = [self._pages(0, heads.value_width) for _ in range(num_layers)]
         self.scratch: dict[int, Tensor] = {}
@@ -83,7 +83,8 @@ class Cache:
         self.row_group_RG = torch.arange(rows, device=device)[:, None] * heads.groups + groups
 
     def _pages(self, num_pages: int, width: int) -> Tensor:
-        return torch.zeros(num_pages, self.rows, self.heads.groups, PAGE, width, **self.like)  # type: ignore[call-overload]
+        shape = (num_pages, self.rows, self.heads.groups, PAGE, width)
+        return torch.zeros(shape, dtype=self.dtype, device=self.device)
 
     def reserve(self, length: int) -> None:
         """Have room for `length` positions per row."""
@@ -125,7 +126,7 @@ class Cache:
         """A buffer (T, heads, D), zero but for the blocks that every layer overwrites."""
         if num_tokens not in self.scratch:
             shape = (num_tokens, self.heads.queries, self.heads.key_width)
-            self.scratch[num_tokens] = torch.zeros(shape, **self.like)  # type: ignore[call-overload]
+            self.scratch[num_tokens] = torch.zeros(shape, dtype=self.dtype, device=self.device)
         return self.scratch[num_tokens]
 
     def attend(self, layer: int, step: Step, queries: Tensor) -> Tensor:
@@ -205,5 +206,6 @@ class Cache:
         if last_seen.ndim == 4 and last_seen.shape[2] == 1:
             last_seen = last_seen.expand(-1, -1, self.heads.groups, -1)
         hidden = offsets_Z > last_seen[..., None]
-        mask = torch.zeros(hidden.shape, **self.like).masked_fill_(hidden, float("-inf"))  # type: ignore[call-overload]
+        mask = torch.zeros(hidden.shape, dtype=self.dtype, device=self.device)
+        mask.masked_fill_(hidden, float("-inf"))
         return mask.flatten(0, 2)

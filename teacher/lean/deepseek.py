@@ -204,7 +204,7 @@ class DeepseekLean(LeanModel):
         x_TH: Tensor,
         turns_T1F: Tensor,
     ) -> Tensor:
-        """Write the layer's keys and values, and return its queries as `Cache.attend` wants them."""
+        """Write the layer's keys and values; its queries, as `Cache.attend` wants them."""
         num_tokens, heads, nope, rope = len(x_TH), self.heads, self.nope, self.rope
         both = x_TH @ attention.w_in
         if attention.b_in is not None:

@@ -317,7 +317,7 @@ class Lane:
         self._find_ways()
 
     def _drop_cancelled(self) -> None:
-        """Free the rows whose jobs nobody waits for; those still reading their prompt come later."""
+        """Free the rows whose jobs nobody waits for; those still reading a prompt come later."""
         for row in list(self.decoding):
             if self.jobs[row].cancelled():
                 self._release(row)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .cache import CHUNK, Cache, Heads, Step
-from .model import LeanModel, NotLean, folded, interleave_halves, norm, rotary_table, stored, turn
+from .cache import Cache, Heads, Step
+from .model import LeanModel, NotLean, folded, interleave_halves, norm, stored, turn
 
 ONE_GROUP_WIDTH = 256
 """Up to this many floats, the keys of all heads lie side by side and one product over a block
@@ -137,7 +137,7 @@ class LlamaLean(LeanModel):
             queries = cache.scratch_queries(len(x_TH))
             self._own_blocks(queries, repeats).copy_(query_TKMW)
             return queries.view(-1, step.chunk * self.heads, queries.shape[-1])
-        by_unit = query_TKMW.unflatten(0, (-1, step.chunk)).transpose(1, 2)
+        by_unit: Tensor = query_TKMW.unflatten(0, (-1, step.chunk)).transpose(1, 2)
         return by_unit.reshape(-1, step.chunk * repeats, self.width)
 
     def _own_blocks(self, wide_TAX: Tensor, repeats: int) -> Tensor:

@@ -57,7 +57,7 @@ def load(directory: Path, *, max_length: int | None, dtype: torch.dtype, device:
         raise EngineError(f"{directory}: no config.json; a model is a directory with config.json")
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             directory, dtype=dtype, use_safetensors=True, trust_remote_code=False
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:

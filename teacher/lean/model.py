@@ -153,7 +153,7 @@ def norm(x: Tensor, eps: float) -> Tensor:
 
 def folded(linear: Any, scale_in: Tensor | None = None) -> Tensor:
     """A linear layer's weight as a double (in, out), the preceding norm's weight folded in."""
-    weight = linear.weight.detach().double()
+    weight: Tensor = linear.weight.detach().double()
     return (weight if scale_in is None else weight * scale_in.detach().double()).t()
 
 

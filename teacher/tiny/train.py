@@ -55,6 +55,12 @@ def build_config() -> "DeepseekV3Config":
     from transformers import DeepseekV3Config
 
     tokenizer = build_tokenizer()
+    # What R1's own config says and vLLM reads, though transformers' class does not declare it.
+    undeclared: dict[str, Any] = {
+        "num_nextn_predict_layers": 0,
+        "topk_method": "noaux_tc",
+        "scoring_func": "sigmoid",
+    }
     return DeepseekV3Config(
         vocab_size=VOCAB_SIZE,
         hidden_size=256,
@@ -75,14 +81,12 @@ def build_config() -> "DeepseekV3Config":
         topk_group=2,
         n_shared_experts=1,
         routed_scaling_factor=2.5,
-        num_nextn_predict_layers=0,
         max_position_embeddings=1024,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         tie_word_embeddings=False,
-        topk_method="noaux_tc",
-        scoring_func="sigmoid",
+        **undeclared,
     )
 
 
@@ -93,7 +97,8 @@ def _all_experts(experts: Any, hidden_TH: Tensor, top_TK: Tensor, weight_TK: Ten
     gate_TEI, up_TEI = both_TEI.unflatten(-1, (num_experts, 2 * width)).chunk(2, dim=-1)
     weight_TE = weight_TK.new_zeros(len(hidden_TH), num_experts).scatter(1, top_TK, weight_TK)
     inner_TEI = F.silu(gate_TEI) * up_TEI * weight_TE[..., None].to(hidden_TH.dtype)
-    return inner_TEI.flatten(1) @ experts.down_proj.transpose(1, 2).flatten(0, 1)
+    mixed_TH: Tensor = inner_TEI.flatten(1) @ experts.down_proj.transpose(1, 2).flatten(0, 1)
+    return mixed_TH
 
 
 def build_model(seed: int, *, for_training: bool = True) -> "DeepseekV3ForCausalLM":
@@ -144,7 +149,8 @@ class RouterBalance:
 
 def make_optimizers(model: nn.Module, settings: TinySettings) -> list[torch.optim.Optimizer]:
     """Muon for hidden matrices; AdamW for embeddings, head, norms, routers and stacked experts."""
-    hidden, other = [], []
+    hidden: list[nn.Parameter] = []
+    other: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         is_matrix = parameter.ndim == 2 and not any(
             part in name for part in ("embed_tokens", "lm_head", "gate.weight")
@@ -177,7 +183,8 @@ def train(
     pool = make_examples(
         list(draw_texts(settings.pool, settings.seed, settings.direct_share)), build_tokenizer()
     )
-    model = build_model(settings.seed).to(device)
+    model = build_model(settings.seed)
+    nn.Module.to(model, device)
     model.train()
     optimizers = make_optimizers(model, settings)
     peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
@@ -189,7 +196,7 @@ def train(
             for group, lr in zip(optimizer.param_groups, lrs, strict=True):
                 group["lr"] = factor * lr
         loss = _loss(model, ids_NS, labels_NS, device)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
@@ -239,6 +246,7 @@ def _loss(model: nn.Module, ids_NS: Tensor, labels_NS: Tensor, device: str) -> T
 def save(model: "DeepseekV3ForCausalLM", facts: dict[str, Any], out_dir: Path) -> None:
     """Write weights in bf16, config, tokenizer and the facts of the training."""
     model.set_experts_implementation("grouped_mm")
-    model.to(torch.bfloat16).save_pretrained(out_dir)
+    nn.Module.to(model, torch.bfloat16)
+    model.save_pretrained(out_dir)
     build_tokenizer().save_pretrained(out_dir)
     (out_dir / "training.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")

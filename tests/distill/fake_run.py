@@ -94,7 +94,7 @@ def parts() -> Parts:
 HEAVY = ("torch", "transformers", "datasets", "sympy", "math_verify", "pyarrow", "aiohttp")
 
 if __name__ == "__main__":
-    run.Parts = parts  # type: ignore[assignment,misc,attr-defined]
+    run.Parts = parts  # type: ignore[assignment,attr-defined]
     try:
         cli.main()
     finally:

@@ -51,8 +51,8 @@ def prompt(problem: Problem) -> Prompt:
 
 
 def make(out_dir: Path, kept: list[Trace], **options: Any) -> BuildResult:
-    options = {"card": card(), "identity": IDENTITY, "prompt": prompt} | options
-    return build(kept, out_dir, **options)
+    values: dict[str, Any] = {"card": card(), "identity": IDENTITY, "prompt": prompt}
+    return build(kept, out_dir, **(values | options))
 
 
 def test_a_row_holds_the_turns_the_whole_reply_and_where_it_comes_from(tmp_path: Path) -> None:

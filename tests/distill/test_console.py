@@ -1,16 +1,16 @@
 """What a run shows: honest rates, plain lines where there is no terminal."""
 
 import io
+import time
 
 import pytest
-from r1kit.distill import console as console_module
 from r1kit.distill.console import Bar, Console, duration, words
 
 
 def test_what_an_earlier_run_did_does_not_count_towards_the_rate(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(console_module.time, "monotonic", lambda: 110.0)
+    monkeypatch.setattr(time, "monotonic", lambda: 110.0)
     bar = Bar("sample", 1000, "samples", lambda bar: None, began=100.0)
     bar.skip(500)
     bar.advance(50)
@@ -23,7 +23,7 @@ def test_without_a_terminal_a_plain_line_comes_every_ten_seconds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr(console_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     stream = io.StringIO()
     with Console(stream).bar("sample", 100, "samples") as bar:
         for _ in range(50):

@@ -1,6 +1,7 @@
 """The doctor: tells what is there, survives what is not, and promises only what was seen."""
 
 import json
+import sys
 
 import pytest
 from r1kit.distill import doctor, environment
@@ -27,7 +28,7 @@ def test_a_machine_without_anything_is_examined_to_the_end(monkeypatch: pytest.M
     for module in (doctor, environment):
         monkeypatch.setattr(module, "version", lambda package: None)
         monkeypatch.setattr(module, "output", lambda *command: None)
-    monkeypatch.setattr(doctor.sys, "platform", "plan9")
+    monkeypatch.setattr(sys, "platform", "plan9")
     findings = examine()
     assert findings.keys() == PROBES.keys()
     for name in ("torch", "cuda", "gpu", "vllm", "bwrap", "landlock", "c++ compiler"):

@@ -5,7 +5,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from r1kit.eval import pool as pool_module
@@ -100,7 +102,9 @@ def test_a_worker_over_its_time_is_killed_and_replaced() -> None:
 def test_an_idle_worker_that_died_is_replaced_before_it_gets_an_item() -> None:
     with Pool(1, 30.0) as pool:
         list(pool.map(double, [1]))
-        os.kill(pool._workers[0].process.pid, signal.SIGKILL)
+        process = pool._workers[0].process.pid
+        assert process is not None
+        os.kill(process, signal.SIGKILL)
         time.sleep(0.3)
         assert [(r.value, r.failure) for r in pool.map(double, [4])] == [(8, None)]
 
@@ -118,9 +122,10 @@ def test_leaving_early_kills_the_busy_workers() -> None:
         results = pool.map(misbehave, ["fine", "sleep", "sleep"])
         assert next(results).value == "fine"
         processes = [worker.process.pid for worker in pool._workers]
+        assert isinstance(results, Generator)
         results.close()
         assert not any(worker.index is not None for worker in pool._workers)
-    assert not any(alive(process) for process in processes)
+    assert not any(alive(process) for process in processes if process)
 
 
 def test_workers_that_cannot_start_are_an_error_with_advice() -> None:
@@ -129,8 +134,9 @@ def test_workers_that_cannot_start_are_an_error_with_advice() -> None:
 
 
 def test_what_does_not_pickle_is_that_items_error() -> None:
+    unpicklable: Any = lambda: None  # noqa: E731
     with Pool(1, 30.0) as pool:
-        results = list(pool.map(double, [1, (lambda: None), 3]))  # type: ignore[list-item]
+        results = list(pool.map(double, [1, unpicklable, 3]))
     assert sorted((r.index, r.failure) for r in results) == [
         (0, None),
         (1, Failure.ERROR),

@@ -42,7 +42,7 @@ def small_model() -> Callable[[str], PreTrainedModel]:
         }
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            model = make[kind](
+            model: PreTrainedModel = make[kind](
                 vocab_size=272,
                 hidden_size=32,
                 intermediate_size=64,
@@ -53,7 +53,8 @@ def small_model() -> Callable[[str], PreTrainedModel]:
                 tie_word_embeddings=True,
                 initializer_range=0.2,
             )
-        return model.float().eval()
+        model.float().eval()
+        return model
 
     return build
 

@@ -33,7 +33,8 @@ def iterate(matrix: Tensor) -> Tensor:
     for _ in range(5):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if len(matrix) > len(matrix.T) else x
+    result: Tensor = x.T if len(matrix) > len(matrix.T) else x
+    return result
 
 
 @pytest.mark.parametrize("shape", [(16, 32), (32, 16), (24, 24)])
@@ -112,7 +113,13 @@ def test_weight_decay_spares_norms_and_biases(
     optimizer: str, small_model: Callable[[str], Any]
 ) -> None:
     model = small_model("qwen2")
-    settings = SftSettings(optimizer=optimizer, weight_decay=0.5, learning_rate=0.1, warmup=0)
+    settings = SftSettings(
+        optimizer=optimizer,
+        weight_decay=0.5,
+        learning_rate=0.1,
+        adamw_learning_rate=0.1 if optimizer == "muon" else None,
+        warmup=0,
+    )
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     for p in model.parameters():
         p.grad = torch.zeros_like(p)

@@ -35,7 +35,7 @@ def packs_of(examples: list[Example], *, packing: bool, per_pass: int = 10_000) 
 
 def alone(model: Any, example: Example) -> Tensor:
     """The logits at an example's trained positions, from a forward pass of its own."""
-    logits = model(input_ids=torch.tensor([example.input_ids]), use_cache=False).logits[0]
+    logits: Tensor = model(input_ids=torch.tensor([example.input_ids]), use_cache=False).logits[0]
     return logits[[i - 1 for i, trained in enumerate(example.loss_mask) if trained]]
 
 
@@ -124,7 +124,9 @@ def test_the_loss_is_the_mean_over_trained_tokens_of_the_plain_definition(
         got = summed_loss(model, pack)
         want = torch.zeros(())
         for example in examples:
-            logits = model(input_ids=torch.tensor([example.input_ids]), use_cache=False).logits[0]
+            logits: Tensor = model(
+                input_ids=torch.tensor([example.input_ids]), use_cache=False
+            ).logits[0]
             for at in range(1, len(example)):
                 if example.loss_mask[at]:
                     want -= logits[at - 1].log_softmax(-1)[example.input_ids[at]]

@@ -10,6 +10,7 @@ import pytest
 import torch
 from r1kit.students import sft
 from r1kit.students.examples import Example, ExamplesError
+from r1kit.students.loss import summed_loss
 from r1kit.students.models import ModelError, build_model, save_student
 from r1kit.students.settings import SftSettings
 from r1kit.students.sft import Progress, SftError, batches, number_of_steps, train
@@ -43,8 +44,8 @@ def test_a_student_learns_its_data_and_loads_elsewhere(
     assert result.steps == 60 and result.examples == 8 and result.notes == {}
     assert result.first_loss > 2.0 and result.last_loss < 0.05
     student = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
-    ids = tokenizer.apply_chat_template(
+    tokenizer: Any = AutoTokenizer.from_pretrained(tmp_path / "out")
+    ids: Any = tokenizer.apply_chat_template(
         rows[3]["messages"][:-1], add_generation_prompt=True, return_tensors="pt", return_dict=True
     )
     written = student.generate(**ids, max_new_tokens=80, do_sample=False)[0]
@@ -121,7 +122,7 @@ def test_gradient_checkpointing_changes_no_loss(data: Path, tmp_path: Path) -> N
 def test_a_loss_that_is_no_number_names_the_batch_and_keeps_the_weights(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = sft.summed_loss, []
+    real, calls = summed_loss, []
 
     def broken(model: Any, pack: Any) -> torch.Tensor:
         calls.append(1)

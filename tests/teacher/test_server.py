@@ -205,7 +205,7 @@ def test_all_that_decides_a_sample_reaches_the_engine(continuous: Running) -> No
             "content": [{"type": "text", "text": "2+"}, {"type": "text", "text": "2"}],
         },
     ]
-    fields = {"temperature": 0, "top_p": 0.5, "max_tokens": 3, "n": 2, "seed": 9}
+    fields: dict[str, Any] = {"temperature": 0, "top_p": 0.5, "max_tokens": 3, "n": 2, "seed": 9}
     status, body = continuous.post(messages=turns, **fields, user="me", stop=None, tools=[])
     assert status == 200
     assert [choice["index"] for choice in body["choices"]] == [0, 1]
@@ -230,8 +230,7 @@ def test_a_last_assistant_message_is_a_prefill_that_the_reply_does_not_repeat(
     _, body = continuous.post(messages=turns)
     assert continuous.engine.requests[-1].prompt == Prompt.user("2+2", prefill="<think>\n")
     assert body["choices"][0]["message"]["content"] == "add</think>2+2=5.0"
-    flags = {"continue_final_message": False}
-    continuous.post(messages=turns, **flags)
+    continuous.post(messages=turns, continue_final_message=False)
     assert continuous.engine.requests[-1].prompt.prefill == ""
     assert len(continuous.engine.requests[-1].prompt.messages) == 2
 

@@ -115,7 +115,7 @@ def test_check_is_exact() -> None:
     assert not check(problem, "")
 
 
-# reasoning-gym generates three of these families too. Its wheel needs a compiler, so it is an extra.
+# reasoning-gym generates three of these families too. It needs a compiler, so it is an extra.
 
 
 def test_sums_agree_with_reasoning_gym() -> None:

@@ -18,11 +18,17 @@ from r1kit.teacher.tiny.train import RouterBalance, TinySettings, build_model, t
 SMALL = TinySettings(steps=3, batch=4, pool=20)
 
 
+def biases(model: torch.nn.Module) -> list[torch.Tensor]:
+    found = [b for n, b in model.named_buffers() if n.endswith("e_score_correction_bias")]
+    assert len(found) == 3
+    return found
+
+
 def test_the_dense_products_equal_transformers_own_experts() -> None:
     model = build_model(0).eval()
     rng = torch.Generator().manual_seed(0)
-    for router in RouterBalance(model, 0.0).routers:
-        router.e_score_correction_bias.copy_(torch.randn(16, generator=rng) / 10)
+    for bias_E in biases(model):
+        bias_E.copy_(torch.randn(16, generator=rng) / 10)
     ids = torch.randint(0, VOCAB_SIZE, (2, 40), generator=rng)
     with torch.no_grad():
         ours = model(ids, use_cache=False).logits
@@ -47,8 +53,8 @@ def test_the_bias_rises_for_idle_experts_and_falls_for_busy_ones() -> None:
 def test_moving_the_bias_evens_out_a_skewed_load() -> None:
     model = build_model(0)
     balance = RouterBalance(model, step=0.01)
-    for router in balance.routers:
-        router.e_score_correction_bias[:4] = 1.0  # group 0 takes four experts of every token
+    for bias_E in biases(model):
+        bias_E[:4] = 1.0  # group 0 takes four experts of every token
     ids = torch.randint(0, 256, (4, 64), generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         model(ids, use_cache=False)
@@ -82,8 +88,7 @@ def test_the_same_settings_train_the_same_weights() -> None:
     ):
         assert torch.equal(one, other), name
     assert facts["tokens"] > 0
-    biases = [b for n, b in first.named_buffers() if n.endswith("e_score_correction_bias")]
-    assert all(bias.abs().max() > 0 for bias in biases)
+    assert all(bias_E.abs().max() > 0 for bias_E in biases(first))
 
 
 def test_rebuild_writes_weights_that_the_engine_opens_and_a_card(tmp_path: Path) -> None:
