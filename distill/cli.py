@@ -9,6 +9,7 @@ Nothing heavy is imported before a command needs it: `r1kit --help` takes a frac
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -67,7 +68,10 @@ distill = typer.Typer(
 )
 
 RecipeArgument = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="a built-in recipe's name, or a YAML file")
+    str,
+    typer.Argument(
+        metavar="RECIPE", help="a built-in recipe's name, a YAML file, or the directory of a run"
+    ),
 ]
 SetOption = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="laid over the recipe; repeatable")
@@ -134,9 +138,12 @@ def _run(
     """Load the recipe, and run or describe it."""
     from .console import Console
     from .present import describe, run_recipe
-    from .recipe import load
+    from .recipe import builtin_names, load
     from .workspace import Stage, Workspace
 
+    stored = Path(recipe) / "settings.yaml"
+    if recipe not in builtin_names() and os.path.isfile(stored):  # noqa: PTH113 (never raises)
+        recipe, out = str(stored), out if out is not None else stored.parent
     settings = load(recipe, override)
     workspace = Workspace(out if out is not None else Path("runs") / settings.name)
     start = None if from_stage is None else _stage(from_stage)
@@ -196,8 +203,19 @@ def main() -> None:
         print(f"r1kit: {INTERRUPTED}", file=sys.stderr)  # noqa: T201
         sys.exit(130)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _stop_printing()
         sys.exit(141)
+    except OSError as error:  # what no command could say better
+        if error.filename is None and error.errno != errno.ENOSPC:
+            raise
+        _stop_printing()
+        print(f"r1kit: {error.filename or 'the output'}: {error.strerror}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)
+
+
+def _stop_printing() -> None:
+    """Let what Python still has to print go nowhere, so that leaving does not fail on it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(error: KitError) -> None:

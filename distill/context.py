@@ -22,18 +22,9 @@ if TYPE_CHECKING:
     from ..teacher.settings import EngineSettings
 
 
-def quieten_transformers() -> None:
-    """Keep its bars for loading and saving out of a run's own."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-
-
 def _open_engine(settings: EngineSettings) -> Engine:
     from ..teacher.engines import open_engine
 
-    if settings.kind == "torch":
-        quieten_transformers()
     return open_engine(settings)
 
 

@@ -9,11 +9,37 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from ..eval.contamination import Index
 from ..eval.problems import Problem
+from ..eval.suites import load_suite
 from .phrases import one_line
+from .settings import Recipe
 from .trace import Trace
 
 SPAN_LENGTH = 100
 """Characters of the matched words that are shown."""
+
+
+def held_out(recipe: Recipe) -> dict[str, list[Problem]]:
+    """What must not be trained on, by suite: exactly what is evaluated first, then whole suites."""
+    suites = {recipe.eval.suite: load_suite(recipe.eval.suite, recipe.eval.limit, recipe.eval.seed)}
+    for name in recipe.decontaminate.suites:
+        suites.setdefault(name, load_suite(name, seed=recipe.eval.seed))
+    return suites
+
+
+def foretell(recipe: Recipe, problems: Sequence[Problem]) -> str | None:
+    """What decontamination will take away whatever the teacher answers, or None: before it is paid.
+
+    Most likely where the problems are a published benchmark that the models are scored on as well.
+    """
+    index = Index.build(suites := held_out(recipe), n=recipe.decontaminate.n)
+    hits = sum(index.hits(problem.statement) is not None for problem in problems)
+    if hits == 0:
+        return None
+    return (
+        f"{hits:,} of {len(problems):,} problems stand in {', '.join(suites)}, which no student "
+        "may be trained on; their traces will be removed (eval.suite and decontaminate.suites "
+        "choose others)"
+    )
 
 
 def contaminated(

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..eval.language import mixed_scripts, script_shares
 from ..eval.verdict import Verdict
-from ..teacher.engine import THINK_CLOSE, THINK_OPEN, Completion, Finish
+from ..teacher.engine import THINK_CLOSE, THINK_OPEN, Completion, Finish, exceeds_context
 from .phrases import one_line
 from .repetition import compression_ratio, longest_line_run, repeated_spans
 from .trace import Tag, Trace
@@ -31,6 +31,7 @@ class TagName(StrEnum):
     """Every word that a filter has for what it found, in the order of the waterfall."""
 
     ENGINE_ERROR = "engine_error"
+    CONTEXT_EXCEEDED = "context_exceeded"
     TRUNCATED = "truncated"
     UNJUDGED = "unjudged"
     WRONG = "wrong"
@@ -47,10 +48,11 @@ class TagName(StrEnum):
 class FilterSettings(BaseModel):
     """What is tagged, and which tags keep a trace out of the data set."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     exclude: tuple[TagName, ...] = Field(
-        tuple(TagName), description="tags that keep a trace out; engine_error always does"
+        tuple(TagName),
+        description="tags that keep a trace out; those of a missing answer always do",
     )
     require_thinking: bool = Field(True, description="an empty thinking block is tagged format")
     require_box: bool = Field(True, description="an answer without \\boxed{} is tagged format")
@@ -73,14 +75,16 @@ class FilterSettings(BaseModel):
 def tag(trace: Trace, settings: FilterSettings) -> tuple[Tag, ...]:
     """All that speaks against one trace, in the order of the waterfall; empty if nothing does."""
     if trace.completion.finish is Finish.ERROR:  # there is no text that could be looked at
-        return (_tag(TagName.ENGINE_ERROR, trace.completion.error or "the engine gave no reason"),)
+        error = trace.completion.error or "the engine gave no reason"
+        name = TagName.CONTEXT_EXCEEDED if exceeds_context(error) else TagName.ENGINE_ERROR
+        return (_tag(name, error),)
     found = (look(trace, settings) for look in FILTERS)
     return tuple(each for each in found if each is not None)
 
 
 def excluding(tags: tuple[Tag, ...], settings: FilterSettings) -> Tag | None:
     """The tag that keeps a trace out of the data set: the first in the waterfall, or None."""
-    words = {TagName.ENGINE_ERROR, *settings.exclude}
+    words = {TagName.ENGINE_ERROR, TagName.CONTEXT_EXCEEDED, *settings.exclude}
     order = {name: place for place, name in enumerate(TagName)}
     counted = [each for each in tags if each.name in words]
     return min(counted, key=lambda each: order[TagName(each.name)], default=None)
@@ -96,6 +100,8 @@ def truncated(trace: Trace, settings: FilterSettings) -> Tag | None:
 def not_correct(trace: Trace, settings: FilterSettings) -> Tag | None:
     """The judge did not call the answer correct; the tag is its verdict, or that there is none."""
     judgement = trace.judgement
+    if trace.completion.finish is Finish.LENGTH:
+        return None  # it has no answer to judge, and its own tag says so
     if judgement is None:
         return _tag(TagName.UNJUDGED, "no judge has seen this answer")
     if judgement.verdict is Verdict.CORRECT:

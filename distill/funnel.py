@@ -16,6 +16,7 @@ from .trace import Tag, Trace
 
 STEP_OF: Mapping[TagName, str] = {
     TagName.ENGINE_ERROR: "answer",
+    TagName.CONTEXT_EXCEEDED: "answer",
     TagName.TRUNCATED: "finish",
     TagName.UNJUDGED: "verify",
     TagName.WRONG: "verify",

@@ -13,7 +13,9 @@ from .context import Context
 from .cost import cost_in_words
 from .environment import environment, peak_mib
 from .facts import ReportFacts, Scored
+from .filters import TagName
 from .funnel import Waterfall, waterfall
+from .phrases import one_line
 from .store import filter_name, traces
 from .trace import Trace
 from .workspace import Marker, Stage
@@ -164,8 +166,17 @@ def _notes(
         )
     for reason, number in markers[Stage.PROBLEMS].counts["removed"].items():
         notes.append(f"{number:,} problems were left out before sampling: {reason}.")
-    if number := counts.get("engine_error", 0):
-        notes.append(f"{number:,} samples got no usable answer; `--from sample` asks again.")
+    if number := counts.get(TagName.ENGINE_ERROR, 0):
+        error = _last_error(every, water, TagName.ENGINE_ERROR)
+        notes.append(
+            f"{number:,} samples got no usable answer ({error}); `--from sample` asks again."
+        )
+    if number := counts.get(TagName.CONTEXT_EXCEEDED, 0):
+        error = _last_error(every, water, TagName.CONTEXT_EXCEEDED)
+        notes.append(
+            f"{number:,} samples do not fit into the teacher's context ({error}); a teacher with a "
+            "longer one answers them."
+        )
     if number := counts.get("infra_error", 0):
         notes.append(f"{number:,} answers could not be judged; `--from verify` judges again.")
     trained = markers[Stage.TRAIN].counts.get("notes", {}) if Stage.TRAIN in markers else {}
@@ -177,6 +188,16 @@ def _notes(
                 f"{stage} had been broken off before; its seconds are those of its last attempt."
             )
     return notes
+
+
+def _last_error(every: Sequence[Trace], water: Waterfall, reason: str) -> str:
+    """What the engine said to the last sample that was removed for a reason."""
+    said = [
+        trace.completion.error or "no reason was given"
+        for trace in every
+        if (tag := water.reasons.get(trace.key)) is not None and tag.name == reason
+    ]
+    return one_line(said[-1], 120)
 
 
 def _read(path: Path) -> dict[str, str]:

@@ -106,14 +106,19 @@ def stage_inputs(recipe: Recipe) -> dict[Stage, Any]:
 
 
 def check_inputs(recipe: Recipe) -> None:
-    """Refuse now what would otherwise fail hours later: a suite or a student that is not there.
+    """Refuse now what would otherwise fail later: a teacher, suite or student that is not there.
 
     Raises:
         KitError: what is missing, and what may have been meant.
     """
     from ..eval.suites import load_suite
     from ..students.settings import BUILT_IN, is_path
+    from ..teacher.engines import check_engine
 
+    try:
+        check_engine(recipe.teacher)
+    except KitError as error:
+        raise type(error)(f"teacher: {error}") from error
     for suite in dict.fromkeys([recipe.eval.suite, *recipe.decontaminate.suites]):
         load_suite(suite, limit=1)
     student = recipe.train.model

@@ -12,10 +12,12 @@ from rich.table import Table
 from .console import Console, duration
 from .context import Parts
 from .cost import cost_in_words
-from .plan import Step, make_plan
+from .plan import Step, check_inputs, make_plan
 from .run import NothingKept, Outcome, run
 from .settings import Recipe
 from .workspace import Stage, Workspace
+
+CONTAMINATED = "contaminated"  # `funnel.CONTAMINATED`, without loading what that needs
 
 
 def run_recipe(
@@ -74,10 +76,16 @@ def _check_something_was_kept(workspace: Workspace, until: Stage) -> None:
         return
     reasons = marker.counts["reasons"]
     where = ", ".join(f"{count:,} {reason}" for reason, count in reasons.items()) or "none sampled"
+    hint = ""
+    if CONTAMINATED in reasons:
+        hint = (
+            f" What is {CONTAMINATED} stands in a suite that models are scored on; eval.suite and "
+            "decontaminate.suites choose others."
+        )
     raise NothingKept(
         f"{workspace.root}: no trace was kept of {sum(reasons.values()):,} sampled: {where}. "
         f"Nothing was trained. All answers stay in {workspace.ledger}; a changed filter, more "
-        "samples or another teacher goes on from them."
+        "samples or another teacher goes on from them." + hint
     )
 
 
@@ -92,10 +100,12 @@ def describe(
     """Show the stages, what is done already, and what the rest may take. Writes nothing.
 
     Raises:
-        KitError: the recipe's problems cannot be read.
+        KitError: something that the recipe names is not there or cannot be read.
     """
     workspace.check_it_is_ours()
     steps = make_plan(recipe, workspace, start)
+    if any(step.todo for step in steps):
+        check_inputs(recipe)
     estimate = expect(recipe, workspace, steps)
     if as_json:
         stages = {str(step.stage): step.todo or "done" for step in steps}
@@ -123,9 +133,11 @@ def expect(recipe: Recipe, workspace: Workspace, steps: list[Step]) -> dict[str,
             "time_of_sampling": duration(0),
             "cost": cost_in_words(recipe.teacher),
         }
+    from .decontaminate import foretell
     from .problems import find, without_repeats
 
     problems, _ = without_repeats(find(recipe.problems))
+    warning = foretell(recipe, problems)
     wanted = len(problems) * recipe.sample.samples_per_problem
     held, mean = _held(workspace.ledger)
     if mean is None:
@@ -148,6 +160,7 @@ def expect(recipe: Recipe, workspace: Workspace, steps: list[Step]) -> dict[str,
         "tokens": tokens_in_words,
         "time_of_sampling": time,
         "cost": cost_in_words(recipe.teacher),
+        **({} if warning is None else {"note": warning}),
     }
 
 

@@ -1,7 +1,8 @@
 """Reading a recipe: YAML by path or by name, overrides laid over it, and every mistake named.
 
-A later source wins: default, recipe, `--set`. Nothing is read from the environment. Paths count
-from the current directory.
+A later source wins: default, recipe, `--set`; a `--set` of a whole section goes before those of its
+keys, in whatever order they were given. Nothing is read from the environment. Paths count from the
+current directory.
 
     r1kit run quickstart --set sample.temperature=0.8 --set problems=mine.jsonl
 """
@@ -41,7 +42,8 @@ def load(name_or_path: str, overrides: list[str]) -> Recipe:
     """
     source, text = _read(name_or_path)
     values = _parse(source, text)
-    keys = [_lay_over(values, override) for override in overrides]
+    sections_first = sorted(overrides, key=lambda o: o.partition("=")[0].count("."))
+    keys = [_lay_over(values, override) for override in sections_first]
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
@@ -51,9 +53,14 @@ def load(name_or_path: str, overrides: list[str]) -> Recipe:
 def _read(name_or_path: str) -> tuple[str, str]:
     """The name to use in messages, and the text."""
     path = Path(name_or_path)
-    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1 or path.is_file():
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1 or _is_file(path):
         try:
-            return name_or_path, path.read_text(encoding="utf-8")
+            return name_or_path, path.read_text(encoding="utf-8-sig")
+        except IsADirectoryError as error:
+            raise RecipeError(
+                f"{path}: a directory without settings.yaml; give a recipe, or the directory of a "
+                "run, which holds one"
+            ) from error
         except UnicodeDecodeError as error:
             raise RecipeError(f"{path}: not UTF-8 text: {error}") from error
         except OSError as error:
@@ -61,12 +68,20 @@ def _read(name_or_path: str) -> tuple[str, str]:
     if name_or_path not in builtin_names():
         guess = nearest(name_or_path, builtin_names())
         raise RecipeError(
-            f"no recipe is named '{name_or_path}'"
-            + (f"; did you mean '{guess}'?" if guess else "")
+            f"no recipe is named {show(name_or_path)}"
+            + (f"; did you mean '{guess}'?" if guess else ".")
             + f" Built in: {', '.join(builtin_names())}. Or give the path of a YAML file."
         )
     file = resources.files(f"{__package__}.recipes") / f"{name_or_path}.yaml"
     return f"{name_or_path}.yaml", file.read_text(encoding="utf-8")
+
+
+def _is_file(path: Path) -> bool:
+    """Whether it is a file; no file has a name that the file system refuses."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 class _Loader(yaml.SafeLoader):

@@ -85,6 +85,7 @@ def run(
         Interrupted, DiskFull: it was stopped; what was finished is kept.
         KitError: whatever else a user can fix, with a note on what is kept.
     """
+    workspace.check_it_is_ours()
     if any(step.todo for step in make_plan(recipe, workspace, start)):
         check_inputs(recipe)
     with workspace.hold():
@@ -212,9 +213,13 @@ def summary(counts: dict[str, Any], skipped: str | None) -> str:
         if name in DETAILS:
             continue
         if isinstance(value, dict) and all(isinstance(v, int) for v in value.values()):
-            words += [f"{count:,} {reason}" for reason, count in value.items()]
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            words.append(f"{value:,} {name}")
-        elif isinstance(value, str):
-            words.append(f"{name} {value}")
+            words += [f"{count:,} {_spaced(reason)}" for reason, count in value.items()]
+        elif isinstance(value, int) and not isinstance(value, bool):
+            words.append(f"{value:,} {_spaced(name)}")
+        elif isinstance(value, float | str):
+            words.append(f"{_spaced(name)} {value}")
     return ", ".join(words)
+
+
+def _spaced(name: str) -> str:
+    return name.replace("_", " ")

@@ -18,6 +18,7 @@ from ..teacher.collect import Collected, collect
 from ..teacher.engine import Request, Sampling
 from . import problems as problems_stage
 from .context import Context
+from .decontaminate import foretell
 from .settings import Recipe
 from .workspace import write_text
 
@@ -38,7 +39,10 @@ def run(context: Context) -> dict[str, Any]:
         EngineError: the engine cannot go on; all that was answered stays in the ledger.
     """
     recipe, workspace, ledger = context.recipe, context.workspace, context.ledger
-    wanted = requests(recipe, problems_stage.read(workspace.problems))
+    problems = problems_stage.read(workspace.problems)
+    if (warning := foretell(recipe, problems)) is not None:
+        context.console.say(f"  note: {warning}")
+    wanted = requests(recipe, problems)
     with (
         context.console.bar("sample", len(wanted), "samples") as bar,
         context.parts.open_engine(recipe.teacher) as engine,

@@ -18,7 +18,7 @@ from .filters import FilterSettings
 class Settings(BaseModel):
     """What all sections share: an unknown key is an error, and nothing changes after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class FieldSettings(Settings):
@@ -51,6 +51,11 @@ class ProblemSettings(Settings):
     train: int = Field(200, ge=1, description="problems generated per family")
     seed: int = Field(0, ge=0, description="seed of the generator")
 
+    @field_validator("path", mode="after")
+    @classmethod
+    def _at_home(cls, path: Path | None) -> Path | None:
+        return path and path.expanduser()  # a shell leaves the ~ of KEY=~/FILE alone
+
     @model_validator(mode="after")
     def _one_source(self) -> "ProblemSettings":
         if self.path is not None and self.generator is not None:
@@ -60,6 +65,10 @@ class ProblemSettings(Settings):
             )
         if self.path is None and self.generator is None:
             raise ValueError("give path: FILE.jsonl or generator: tiny, got neither")
+        if self.path is None and (named := self.fields.named()):
+            raise ValueError(
+                f"fields name the columns of a file, and there is no path; got {', '.join(named)}"
+            )
         return self
 
 
@@ -91,7 +100,7 @@ class DecontaminateSettings(Settings):
 class EvalSettings(Settings):
     """What teacher and student are scored on."""
 
-    suite: str = Field("tiny", description="a suite's name or a JSONL file")
+    suite: str = Field("tiny", min_length=1, description="a suite's name or a JSONL file")
     limit: int | None = Field(None, ge=1, description="problems taken, over all families")
     samples: int = Field(1, ge=1, description="answers per problem")
     temperature: float = Field(0.6, ge=0, le=2, description="0 is greedy")

@@ -8,14 +8,12 @@ import json
 from collections import Counter
 from typing import Any
 
-from ..eval.suites import load_suite
 from . import gather
 from .context import Context
-from .decontaminate import contaminated
+from .decontaminate import contaminated, held_out
 from .dedup import duplicates
 from .filters import tag
 from .funnel import CONTAMINATED, DUPLICATE, survivors
-from .settings import Recipe
 from .store import filter_name, tagger, traces
 from .trace import Trace
 from .workspace import write_json
@@ -53,13 +51,11 @@ def run_dedup(context: Context, digest: str) -> dict[str, Any]:
 
 def run_decontaminate(context: Context, digest: str) -> dict[str, Any]:
     """Find traces whose problem stands in a suite that models are scored on."""
-    settings = context.recipe.decontaminate
-    names = suites(context.recipe)
-    problems = {name: load_suite(name, *_extent(context.recipe, name)) for name in names}
+    problems = held_out(context.recipe)
     repeated = json.loads(context.workspace.duplicates.read_text(encoding="utf-8"))
     kept = [trace for trace in _surviving(context) if trace.key not in repeated]
     with context.console.bar("decontaminate", len(kept), "traces") as bar:
-        found = contaminated(kept, problems, settings.n)
+        found = contaminated(kept, problems, context.recipe.decontaminate.n)
         bar.to(len(kept))
     write_json(context.workspace.contaminated, found)
     name = tagger("decontaminate", digest)
@@ -67,19 +63,9 @@ def run_decontaminate(context: Context, digest: str) -> dict[str, Any]:
     return {
         "removed": {CONTAMINATED: len(found)} if found else {},
         "left": len(kept) - len(found),
-        "suites": names,
+        "suites": list(problems),
         "reasons": gather.fall(context, gather.sifted(context)).counts,
     }
-
-
-def suites(recipe: Recipe) -> list[str]:
-    """The suites that must not be trained on: those of the evaluation first."""
-    return list(dict.fromkeys([recipe.eval.suite, *recipe.decontaminate.suites]))
-
-
-def _extent(recipe: Recipe, name: str) -> tuple[int | None, int]:
-    """How much of a suite, and which seed: exactly what is evaluated, or the whole file."""
-    return (recipe.eval.limit if name == recipe.eval.suite else None), recipe.eval.seed
 
 
 def _surviving(context: Context) -> list[Trace]:

@@ -7,6 +7,7 @@ can be read again, by another version too.
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -61,6 +62,8 @@ def traces(
     rows = sample.read(context.workspace.samples)
     while batch := list(islice(rows, ROWS_AT_ONCE)):
         answers = dict(ledger.completions([row.key for row in batch]))
+        for key, error in ledger.failures(r.key for r in batch if r.key not in answers).items():
+            answers[key] = replace(NO_ANSWER, error=error)
         for row in batch:
             problem = problem_of[row.problem_id]
             judgement, gold = said.get(row.key, (None, None))

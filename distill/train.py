@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ..students.settings import SftSettings
+from ..teacher.engines import quieten_transformers
 from .console import Bar
-from .context import Context, quieten_transformers
+from .context import Context
 from .settings import Recipe
 
 

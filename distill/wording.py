@@ -112,7 +112,7 @@ def _say(problem: ErrorDetails, model: type[BaseModel]) -> str:
     if kind in BOUNDS:
         words, name = BOUNDS[kind]
         return f"must be {words} {context[name]}, got {show(found)}"
-    if kind == "literal_error":
+    if kind in ("literal_error", "enum"):
         expected = str(context["expected"])
         guess = nearest(str(found), expected.replace("'", "").replace(" or ", ", ").split(", "))
         hint = f"; did you mean '{guess}'?" if guess else ""

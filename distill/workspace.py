@@ -152,7 +152,7 @@ class Workspace:
         try:
             values = json.loads((self.stages / f"{stage}.json").read_text(encoding="utf-8"))
             return Marker(**{**values, "stage": Stage(values["stage"])})
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (ValueError, TypeError, KeyError, OSError) as error:
             raise WorkspaceError(

@@ -76,8 +76,9 @@ def run(
 
     Answers are kept in OUT/traces.sqlite: the same command a second time asks nothing again.
     """
+    from .. import KitError
     from ..teacher.engine import Sampling
-    from ..teacher.engines import open_engine
+    from ..teacher.engines import check_engine, open_engine
     from ..teacher.ledger import Ledger
     from .evaluate import evaluate
     from .suites import load_suite
@@ -91,9 +92,17 @@ def run(
         prefill_mode=prefill_mode,
         batch_size=batch_size,
     )
-    folder = out if out is not None else Path("runs/eval") / _slug(f"{Path(suite).stem}-{model}")
-    folder.mkdir(parents=True, exist_ok=True)
+    check_engine(settings)
     asked_as = _prompt(model, template, thinking)
+    try:
+        sampling = Sampling(temperature, top_p, max_tokens)
+    except ValueError as error:
+        raise KitError(f"--{error}".replace("_", "-", 1)) from error
+    folder = out if out is not None else Path("runs/eval") / _slug(f"{Path(suite).stem}-{model}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise KitError(f"--out {folder}: cannot be made a directory: {error.strerror}") from error
     with (
         Ledger.open(folder / "traces.sqlite") as ledger,
         open_engine(settings) as opened,
@@ -103,7 +112,7 @@ def run(
             opened,
             problems,
             ledger,
-            sampling=Sampling(temperature, top_p, max_tokens),
+            sampling=sampling,
             samples=samples,
             seed=seed,
             prompt=asked_as,

@@ -1,19 +1,21 @@
 """What is asked: a statement with a way to check an answer, and the files it is read from.
 
 A file of problems is JSON Lines (optionally gzipped): one object per line. The usual names of the
-fields are recognised, so that the published files of MATH-500, AIME and GSM8K load as they are;
-other names are mapped with `fields`. A file is read whole or not at all: the first line that is not
-a problem stops the load and is named as `path:line`.
+fields are recognised in any case, so that the published files of MATH-500, AIME and GSM8K load as
+they are; other names are mapped with `fields`. A file is read whole or not at all: the first line
+that is not a problem stops the load and is named as `path:line`.
 """
 
 import gzip
 import json
+import math
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from shlex import quote
+from typing import IO, Any
 
 from .. import KitError
 
@@ -26,6 +28,15 @@ RECOGNISED: Mapping[str, tuple[str, ...]] = {
     "subject": ("subject",),
 }
 """What a problem needs, and the field names it is looked up under, the first one found winning."""
+
+OTHER_FORMATS: Mapping[bytes, str] = {
+    b"PAR1": "a Parquet file",
+    b"\xff\xfe": "UTF-16 text, not UTF-8",
+    b"\xfe\xff": "UTF-16 text, not UTF-8",
+    b"PK\x03\x04": "a zip archive",
+    b"SQLite format 3\0": "an SQLite database",
+}
+"""How files begin that are often mistaken for JSON Lines."""
 
 SPLIT_NAMES = frozenset({"train", "test", "dev", "valid", "validation", "val", "data"})
 """File names that say nothing about what the file holds: its folder's name is used as well."""
@@ -63,8 +74,9 @@ def load_problems(
     split: str = "train",
     source: str | None = None,
     limit: int | None = None,
+    mapped_by: str | None = "--set problems.fields",
 ) -> list[Problem]:
-    """Read a JSONL file (`.gz` as well) of problems, in the order of the file.
+    """Read a JSONL file (gzipped as well) of problems, in the order of the file.
 
     Args:
         path: one JSON object per line, in UTF-8; empty lines, a byte-order mark and Windows line
@@ -75,6 +87,7 @@ def load_problems(
         source: what the problems are marked with; by default the line's own `source`, else the
             file's name (its folder's where the file is called `test.jsonl`) and the `subject`.
         limit: read only so many problems from the front, at least 1.
+        mapped_by: the option that reaches `fields`, for messages; None where there is none.
 
     Returns:
         The problems. One without an id of its own is called `NAME-LINE`. GSM8K's worked answers are
@@ -87,7 +100,10 @@ def load_problems(
     problems: list[Problem] = []
     seen: dict[str, int] = {}
     for number, row in _rows(path):
-        problem = _problem(row, names, path, number, split, source)
+        try:
+            problem = _problem(row, names, path, number, split, source)
+        except _NoField as absent:
+            raise ProblemsError(f"{absent} {_way_out(absent, mapped_by)}") from absent
         if problem.id in seen:
             raise ProblemsError(
                 f"{path}:{number}: the id {problem.id!r} already stands on line {seen[problem.id]};"
@@ -131,6 +147,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
         except UnicodeDecodeError as error:
+            _refuse_other_formats(path, line)
             raise ProblemsError(
                 f"{path}:{number}: not UTF-8 text (byte {line[error.start]:#04x} at position "
                 f"{error.start}); convert the file, for example with iconv -t utf-8"
@@ -140,17 +157,34 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         try:
             row = json.loads(text)
         except (ValueError, RecursionError) as error:
+            _refuse_other_formats(path, line)
+            hint = ""
+            if text in ("[", "{", "[{"):
+                hint = f"; one document over many lines? {_ONE_PER_LINE}"
             raise ProblemsError(
                 f"{path}:{number}: expected one JSON object per line, but this is not JSON "
-                f"({_json_fault(error)}): {_short(text)}"
+                f"({_json_fault(error)}): {_short(text)}{hint}"
             ) from error
         if not isinstance(row, dict):
             what = f"an array of {len(row)}" if isinstance(row, list) else _kind(row)
-            hint = "; turn it into lines with jq -c '.[]'" if isinstance(row, list) else ""
+            hint = f"; {_ONE_PER_LINE}" if isinstance(row, list) else ""
             raise ProblemsError(
                 f"{path}:{number}: expected one JSON object per line, found {what}{hint}"
             )
         yield number, row
+
+
+_ONE_PER_LINE = "turn it into lines with jq -c '.[]' (of an object, '.FIELD[]')"
+
+
+def _refuse_other_formats(path: Path, line: bytes) -> None:
+    """Say so where a file is of a format that is known by its first bytes."""
+    for start, name in OTHER_FORMATS.items():
+        if line.startswith(start):
+            raise ProblemsError(
+                f"{path}: this is {name}; a file of problems is JSON Lines in UTF-8, one object "
+                "per line"
+            )
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -161,10 +195,19 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         found = ", ".join(sorted(p.name for p in path.glob("*.jsonl*"))[:5]) or "no .jsonl file"
         raise ProblemsError(f"{path}: this is a folder; name a file in it (it holds {found})")
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
+        with _open(path) as lines:
             yield from enumerate(lines, start=1)
     except (OSError, EOFError, zlib.error) as error:
         raise ProblemsError(f"{path}: cannot be read: {error}") from error
+
+
+def _open(path: Path) -> IO[bytes]:
+    """The file's lines, unpacked where its name or its first bytes say that it is gzipped."""
+    file = path.open("rb")
+    if path.suffix == ".gz" or file.peek(2).startswith(b"\x1f\x8b"):
+        file.close()
+        return gzip.open(path)  # type: ignore[return-value]
+    return file
 
 
 def _problem(
@@ -195,30 +238,61 @@ def _problem(
     )
 
 
+class _NoField(Exception):
+    """A line lacks a part of a problem. `guess` is the field that was probably meant."""
+
+    def __init__(self, message: str, part: str, guess: str | None) -> None:
+        super().__init__(message)
+        self.part, self.guess = part, guess
+
+
+def _way_out(absent: _NoField, mapped_by: str | None) -> str:
+    """What would do about a field that was not found."""
+    name = absent.guess or "NAME"
+    if mapped_by is None:
+        return f"Rename the field {name!r} to {absent.part!r}"
+    setting = f"{mapped_by.rpartition(' ')[2]}.{absent.part}={name}"
+    return f"Map it with {mapped_by.rpartition(' ')[0]} {quote(setting)}"
+
+
+def _find(row: dict[str, Any], names: tuple[str, ...]) -> str | None:
+    """The field that a part is in: the first name, as it is written or in another case."""
+    folded = {name.casefold(): name for name in reversed(row)}  # of several, the first one stays
+    for name in names:
+        if name in row:
+            return name
+        if (found := folded.get(name.casefold())) is not None:
+            return found
+    return None
+
+
 def _required(row: dict[str, Any], part: str, names: dict[str, tuple[str, ...]], place: str) -> str:
     """The text of a field that every problem has."""
-    name = next((name for name in names[part] if name in row), None)
+    name = _find(row, names[part])
     if name is not None:
         return _text(row[name], name, place)
     looked = " or ".join(repr(name) for name in names[part])
     near = [n for want in names[part] for n in get_close_matches(want, row, 1, 0.6)]
-    guess = near[0] if near else "NAME"
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ProblemsError(
-        f"{place}: no {part} (looked for {looked}); the line has "
-        f"{', '.join(sorted(row)) or 'no fields'}{hint} "
-        f"Map it with --set problems.fields.{part}={guess}"
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    has = _short(", ".join(sorted(row)) or "no fields", 200)
+    raise _NoField(
+        f"{place}: no {part} (looked for {looked}); the line has {has}{hint}",
+        part,
+        near[0] if near else None,
     )
 
 
 def _optional(row: dict[str, Any], part: str, names: dict[str, tuple[str, ...]], place: str) -> str:
     """The text of a field that a problem may have; empty where it is absent or null."""
-    name = next((name for name in names[part] if row.get(name) is not None), None)
-    return "" if name is None else _text(row[name], name, place).strip()
+    filled = {name: value for name, value in row.items() if value is not None}
+    name = _find(filled, names[part])
+    return "" if name is None else _text(filled[name], name, place).strip()
 
 
 def _text(value: Any, name: str, place: str) -> str:
     """A JSON value as text: strings and numbers are, everything else is an error that names it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ProblemsError(f"{place}: {name} must be text or a finite number, got {value}")
     if isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str):
@@ -269,5 +343,7 @@ def _kind(value: Any) -> str:
     return kind if value is None else f"{kind}: {_short(json.dumps(value, ensure_ascii=True))}"
 
 
-def _short(text: str) -> str:
-    return text if len(text) <= 60 else text[:57] + "..."
+def _short(text: str, length: int = 60) -> str:
+    """Text of unknown origin, cut, and fit for a terminal."""
+    text = "".join(char if char.isprintable() else "\ufffd" for char in text[: length + 1])
+    return text if len(text) <= length else text[: length - 3] + "..."

@@ -32,7 +32,7 @@ def load_suite(name_or_path: str | Path, limit: int | None = None, seed: int = 0
         return _tiny([suite.removeprefix("tiny/") for suite in wanted], limit, seed)
     path = Path(name_or_path)
     if path.suffix in {".jsonl", ".gz", ".json"} or path.exists():
-        return load_problems(path, split="test", limit=limit)
+        return load_problems(path, split="test", limit=limit, mapped_by=None)
     near = get_close_matches(name, names, 1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ProblemsError(

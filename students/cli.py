@@ -46,8 +46,10 @@ def sft(
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
+    from ..teacher.engines import quieten_transformers
     from .sft import Progress, train
 
+    quieten_transformers()
     columns = (
         TextColumn("train"),
         BarColumn(),

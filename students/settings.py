@@ -38,12 +38,14 @@ class SettingsError(KitError):
 class SftSettings(BaseModel):
     """Which student learns, and how. The defaults suit a pretrained model of 0.5B to 8B."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     model: str = Field(
         "tiny-qwen", min_length=1, description="tiny-qwen, tiny-llama, a path, or a hub id"
     )
-    seed: int = Field(0, ge=0, description="of random weights and of the order of examples")
+    seed: int = Field(
+        0, ge=0, lt=2**63, description="of random weights and of the order of examples"
+    )
     epochs: float = Field(2.0, gt=0, description="passes over the data; fractions are allowed")
     batch_size: int = Field(32, ge=1, description="examples per step, whatever the layout")
     max_length: int = Field(

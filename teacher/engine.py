@@ -270,6 +270,19 @@ def _whole_text(message: dict[str, Any], prefill: str) -> str:
     return content.encode(errors="replace").decode()  # a lone surrogate cannot be written anywhere
 
 
+CONTEXT_EXCEEDED = re.compile(
+    r"no room for a reply|context[_ ]length|context window|prompt is too long|input is too long",
+    re.IGNORECASE,
+)
+"""Words by which engines and servers say so: they share no code for it (OpenAI and vLLM `maximum
+context length`, SGLang `longer than the model's context length`, our own `no room for a reply`)."""
+
+
+def exceeds_context(error: str) -> bool:
+    """Whether an engine's error says that prompt and reply do not fit into the model's context."""
+    return CONTEXT_EXCEEDED.search(error) is not None
+
+
 def _token_count(usage: dict[str, Any], name: str) -> int:
     """A count of tokens, 0 where the server sent none."""
     count = usage.get(name)

@@ -1,6 +1,8 @@
 """From settings to an engine. The heavy modules load only when their engine is asked for."""
 
 import os
+from difflib import get_close_matches
+from pathlib import Path
 
 from .engine import Engine, EngineError
 from .settings import EngineSettings
@@ -15,15 +17,53 @@ def open_engine(settings: EngineSettings) -> Engine:
     """
     if settings.kind == "openai":
         return _open_openai(settings)
+    check_engine(settings)
     from .tiny import model_path
     from .torch_engine import TorchEngine
 
+    quieten_transformers()
     built_in = model_path(settings.model)
     return TorchEngine(
         built_in or settings.model,
         batch_size=settings.batch_size,
         max_length=settings.max_length,
         name=settings.model if built_in else None,
+    )
+
+
+def quieten_transformers() -> None:
+    """Keep its bars for loading and saving away from our own, and a warning that leads astray.
+
+    A prompt longer than the model is refused and counted; it does not "result in indexing errors".
+    """
+    import logging
+
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    logging.getLogger("transformers.tokenization_utils_base").setLevel(logging.ERROR)
+
+
+def check_engine(settings: EngineSettings) -> None:
+    """Refuse, before anything heavy loads, what cannot be opened.
+
+    Raises:
+        EngineError: the URL is malformed, the API key is not set, or the model is not there.
+    """
+    if settings.kind == "openai":
+        _open_openai(settings).close()  # opening sends nothing yet
+        return
+    from .tiny import TINY_R1, model_path
+
+    directory = model_path(settings.model) or Path(settings.model)
+    if (directory / "config.json").is_file():
+        return
+    near = get_close_matches(settings.model, [TINY_R1], 1)
+    hint = f"; did you mean '{TINY_R1}'?" if near else f"; built in: {TINY_R1}."
+    found = "has no config.json" if directory.is_dir() else "no such directory"
+    raise EngineError(
+        f"{settings.model}: {found}{hint} The torch engine takes a directory with config.json, "
+        "safetensors and a tokenizer; a model of the hub must be downloaded first"
     )
 
 

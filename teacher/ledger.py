@@ -187,6 +187,18 @@ class Ledger:
                 if completion is not None:
                     yield key, completion
 
+    def failures(self, keys: Iterable[str]) -> dict[str, str]:
+        """The last error of those of `keys` whose newest attempt ended in one."""
+        found: dict[str, str] = {}
+        for batch in _batches(keys):
+            rows = self._database.select(
+                f"SELECT key, error, max(id) FROM attempts WHERE key IN ({_marks(batch)}) "
+                "GROUP BY key HAVING outcome IN ('error', 'unreadable')",  # of the row of max(id)
+                batch,
+            )
+            found.update((key, error) for key, error, _ in rows)
+        return found
+
     def counts(self) -> Counts:
         """What the ledger holds now."""
         (completions,) = self._database.select(

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 class EngineSettings(BaseModel):
     """One engine. `base_url` belongs to `openai`; `batch_size` and `max_length` to `torch`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     kind: Literal["torch", "openai"] = Field(
         "torch", description="torch: in this process; openai: any compatible endpoint"
