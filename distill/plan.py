@@ -6,7 +6,7 @@ that cannot change a result (how many requests run at a time, say) is no part of
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,11 @@ def make_plan(recipe: Recipe, workspace: Workspace, start: Stage | None = None) 
         elif first is None and why is not None:
             first = stage
         steps.append(Step(stage, digest, marker, why))
+    at = list(Stage).index(Stage.SAMPLE)
+    if first is not None and steps[at].todo is None and not workspace.ledger.exists():
+        # What is left to do reads the answers. A complete run needs them no more.
+        steps = make_plan(recipe, workspace, Stage.SAMPLE)
+        steps[at] = replace(steps[at], todo="the ledger is gone")
     return steps
 
 

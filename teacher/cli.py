@@ -92,6 +92,17 @@ def chat(
         talk(opened, sampling, first=prompt, thinking=thinking, seed=seed)
 
 
+@app.command()
+def salvage(
+    ledger: Annotated[Path, typer.Argument(help="the damaged traces.sqlite")],
+) -> None:
+    """Put what can be read of a damaged ledger into a sound one in its place."""
+    from .salvage import salvage as salvage_file
+
+    found = salvage_file(ledger)
+    typer.echo(f"{ledger}: {found.answers:,} answers are readable; damaged file: {found.damaged}")
+
+
 @app.command("train-tiny")
 def train_tiny(
     out: Annotated[Path, typer.Option(help="directory for the weights; must not exist yet")],

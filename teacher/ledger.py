@@ -261,7 +261,7 @@ class Ledger:
             f"WHERE key IN ({_marks(keys)}) AND {condition}"
         )
         for key, request, raw, endpoint, seconds, prefilled in self._database.select(sql, keys):
-            asked = _request_from_json(request)
+            asked = request_from_json(request)
             yield Response(asked, raw, endpoint, seconds, prefilled=bool(prefilled)), key
 
     def _read(self, key: str, response: Response) -> Completion | None:
@@ -321,7 +321,7 @@ def _request_to_json(request: Request) -> str:
     return json.dumps(asdict(request), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
-def _request_from_json(text: str) -> Request:
+def request_from_json(text: str) -> Request:
     fields = json.loads(text)
     prompt = fields.pop("prompt")
     messages = tuple(Message(**message) for message in prompt["messages"])

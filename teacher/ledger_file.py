@@ -98,9 +98,9 @@ def translate(path: Path, error: sqlite3.Error) -> LedgerError:
 
 def _corrupt(path: Path, found: str) -> LedgerError:
     return LedgerError(
-        f"{path}: the ledger is damaged ({found}); move it away (`mv {path.name} damaged.sqlite`, "
-        f"with its -wal file if there is one) and salvage what can be read with "
-        f"`sqlite3 damaged.sqlite .recover | sqlite3 {path.name}`, or start afresh"
+        f"{path}: the ledger is damaged ({found}); `r1kit teacher salvage {path}` copies what can "
+        f"be read into a sound one and keeps the damaged file beside it; then run the same command "
+        f"again (a recipe's run with --from sample), which asks only for what is missing"
     )
 
 
@@ -202,6 +202,7 @@ def _is_new(path: Path) -> bool:
         with path.open("rb") as file:
             head = file.read(16)
     except FileNotFoundError:
+        _refuse_a_log_without_its_file(path)
         return True
     except OSError as error:
         raise LedgerError(f"{path}: cannot be read: {error.strerror}") from error
@@ -211,6 +212,16 @@ def _is_new(path: Path) -> bool:
             f"move it away, or name another path"
         )
     return not head
+
+
+def _refuse_a_log_without_its_file(path: Path) -> None:
+    """A write-ahead log holds committed answers, and SQLite would drop it or fail on it."""
+    log = path.with_name(f"{path.name}-wal")
+    if log.exists() and log.stat().st_size:
+        raise LedgerError(
+            f"{path}: missing, but its log {log.name} is there and may hold answers: put the file "
+            f"back beside it, or move it away too (`mv {path}-* ELSEWHERE`)"
+        )
 
 
 def _is_blank(connection: sqlite3.Connection) -> bool:
@@ -234,7 +245,9 @@ def _check(connection: sqlite3.Connection, path: Path) -> list[str]:
         age = "an older" if version < SCHEMA_VERSION else "a newer"
         raise LedgerError(
             f"{path}: made by {age} r1kit (schema {version}, this one reads {SCHEMA_VERSION}); "
-            f"open it with that version, or move it away to sample afresh"
+            f"open it with that version, or move it away with all that belongs to it "
+            f"(`mkdir {path.parent}/old && mv {path}* {path.parent}/old/`) and run the same "
+            f"command again, which samples afresh"
         )
     if path.stat().st_size > CHECKED_BYTES:
         return [f"{path}: too large to be checked at every opening; `PRAGMA quick_check` does it"]

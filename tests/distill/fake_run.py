@@ -4,6 +4,8 @@ Run as a script it is the real command line (`python fake_run.py run RECIPE ...`
 kill it, interrupt it and look at its exit code. The engine adds up the numbers in a statement. What
 it answers depends on the sample's key alone: some answers are wrong, some cut off, some repeat.
 FAKE_DELAY_S is what one answer takes; FAKE_FAIL_AFTER stops the engine after so many answers.
+FAKE_SLOW names a stage that takes its time, so that it can be interrupted. A teacher of the kind
+`openai`, and tiny-r1 where FAKE_REAL is set, are the real engines.
 """
 
 import json
@@ -20,7 +22,8 @@ from r1kit.distill.console import Bar
 from r1kit.distill.context import Parts
 from r1kit.distill.settings import Recipe
 from r1kit.students.settings import SftSettings
-from r1kit.teacher.engine import EngineError, Identity, Request, Response
+from r1kit.teacher import engines
+from r1kit.teacher.engine import Engine, EngineError, Identity, Request, Response
 from r1kit.teacher.settings import EngineSettings
 
 
@@ -30,6 +33,8 @@ class Adder:
     def __init__(self, settings: EngineSettings) -> None:
         self.identity = Identity("adder", settings.model, settings.revision)
         self.delay_s = float(os.environ.get("FAKE_DELAY_S", "0"))
+        if os.environ.get("FAKE_SLOW") == "evaluate" and settings.model.endswith("student"):
+            self.delay_s = 1.0
         self.fail_after = int(os.environ.get("FAKE_FAIL_AFTER", "0"))
         self.answered = 0
 
@@ -82,19 +87,45 @@ def train(settings: SftSettings, dataset: Path, out_dir: Path, bar: Bar) -> dict
     out_dir.mkdir(parents=True, exist_ok=True)
     (out_dir / "config.json").write_text("{}")
     (out_dir / "model.safetensors").write_bytes(dataset.read_bytes())
+    if os.environ.get("FAKE_SLOW") == "train":
+        time.sleep(60)
     bar.to(1, total=1)
     return {"steps": 1, "tokens": 100}
 
 
+def open_engine(settings: EngineSettings) -> Engine:
+    """The engine that adds up, or a real one."""
+    is_real = "FAKE_REAL" in os.environ and settings.model == "tiny-r1"
+    if settings.kind == "openai" or is_real:
+        return engines.open_engine(settings)
+    return Adder(settings)
+
+
 def parts() -> Parts:
     """What does the work in place of the slow parts."""
-    return Parts(open_engine=Adder, make_student=make_student, train=train)
+    return Parts(open_engine=open_engine, make_student=make_student, train=train)
+
+
+def judge_slowly() -> None:
+    """Let every verdict take its time."""
+    from r1kit.distill import verify
+
+    real = verify.verify_answers
+
+    def slow(*items: Any, **settings: Any) -> Iterator[Any]:
+        for judged in real(*items, **settings):
+            time.sleep(1.0)
+            yield judged
+
+    verify.verify_answers = slow  # type: ignore[assignment]
 
 
 HEAVY = ("torch", "transformers", "datasets", "sympy", "math_verify", "pyarrow", "aiohttp")
 
 if __name__ == "__main__":
     run.Parts = parts  # type: ignore[assignment,attr-defined]
+    if os.environ.get("FAKE_SLOW") == "verify":
+        judge_slowly()
     try:
         cli.main()
     finally:

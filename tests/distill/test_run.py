@@ -254,8 +254,12 @@ def test_from_redoes_a_stage_and_asks_nothing_again(recipe_file: Path, unbroken:
 def test_where_no_trace_survives_the_table_is_honest_and_nothing_is_lost(
     recipe_file: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "out"
-    ended = finished(recipe_file, out, "--set", "teacher.model=wrong")
+    out, wrong = tmp_path / "out", tmp_path / "wrong"
+    wrong.mkdir()
+    (
+        wrong / "config.json"
+    ).touch()  # a teacher must be there, whatever the quick engine makes of it
+    ended = finished(recipe_file, out, "--set", f"teacher.model={wrong}")
     assert ended.returncode == 3
     scores = json.loads((out / "scores.json").read_text())
     removed = scores["removed"]
@@ -270,7 +274,7 @@ def test_where_no_trace_survives_the_table_is_honest_and_nothing_is_lost(
     assert "train         skipped: no trace was kept" in said
     assert answers(out) == 2 * PROBLEMS
     assert (out / "report.html").exists() and not (out / "dataset").exists()
-    again = finished(recipe_file, out, "--set", "teacher.model=wrong")
+    again = finished(recipe_file, out, "--set", f"teacher.model={wrong}")
     assert again.returncode == 3
     assert "nothing to do" in again.stderr
 

@@ -284,8 +284,8 @@ def cut(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (damage, r"the ledger is damaged .*sqlite3 damaged.sqlite .recover"),
-        (cut, r"the ledger is damaged .*sqlite3 damaged.sqlite .recover"),
+        (damage, r"the ledger is damaged .*`r1kit teacher salvage .*traces.sqlite` copies"),
+        (cut, r"the ledger is damaged .*`r1kit teacher salvage .*traces.sqlite` copies"),
         (older, r"made by an older r1kit \(schema 0, this one reads 1\).*move it away"),
         (newer, r"made by a newer r1kit \(schema 99, this one reads 1\).*open it with that"),
         (foreign, r"not a ledger of r1kit .*tables \['photos'\]"),
@@ -317,6 +317,18 @@ def test_a_missing_ledger_is_named_when_reading_and_a_missing_folder_when_writin
         Ledger.open(path, write=False)
     with pytest.raises(LedgerError, match="No such file or directory"):
         Ledger.open(path.parent / "absent" / "traces.sqlite")
+
+
+def test_a_log_that_was_left_behind_is_named_and_moved_away_it_is_in_nobodys_way(
+    path: Path,
+) -> None:
+    log = path.with_name("traces.sqlite-wal")
+    log.write_bytes(b"answers")
+    with pytest.raises(LedgerError, match=r"missing, but its log traces.sqlite-wal is there"):
+        Ledger.open(path)
+    assert log.read_bytes() == b"answers"
+    log.unlink()
+    make(path, 3)
 
 
 def test_a_writer_killed_before_it_made_the_tables_leaves_a_file_that_can_be_used(
