@@ -32,19 +32,25 @@ def rebuild(
         per_family: held-out problems of each family for the card's scores.
 
     Raises:
-        RebuildError: `out_dir` exists, or the device is not there.
+        RebuildError: `out_dir` exists or cannot be made, or the device is not there.
     """
     if out_dir.exists():
         raise RebuildError(f"{out_dir} exists already; name a directory that does not")
+    if device != "auto" and not device.startswith(("cpu", "cuda")):
+        raise RebuildError(f"device must be auto, cpu or cuda, got {device!r}")
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise RebuildError(f"device {device}: torch sees no GPU here; --device cpu works, slowly")
+    partial = out_dir.with_name(f"{out_dir.name}.partial")
+    try:  # now, not after hours of training
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise RebuildError(f"{out_dir}: cannot be made: {error.strerror}") from error
     settings = TinySettings(seed=seed)
     if steps is not None:
         settings = replace(settings, steps=steps, pool=min(settings.pool, steps * settings.batch))
     model, facts = train(settings, device=device, progress=progress)
-    partial = out_dir.with_name(f"{out_dir.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
     save(model.cpu(), facts, partial)
     measured = measure(partial, per_family)
     write_card(partial, measured)

@@ -8,7 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
+OPENAI = ["--set", "teacher.kind=openai", "--set", "teacher.model=r1"]
+URL = ["--set", "teacher.base_url=http://127.0.0.1:1/v1"]
 R1KIT = [sys.executable, "-m", "r1kit.distill.cli"]
 
 
@@ -70,6 +73,67 @@ def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
             ["run", "quickstart", "--set", "problems.families=[gdc]", "--dry-run"],
             "problems.families: there is no family 'gdc'; ",
         ),
+        (
+            ["run", "quickstart", "--set", "problems=twice.jsonl", "--dry-run"],
+            "twice.jsonl:2: the id 'a' already stands on line 1",
+        ),
+        (
+            ["run", "quickstart", "--set", "problems=named.jsonl", "--dry-run"],
+            "named.jsonl:1: no answer (looked for 'expected_answer' or 'answer' or 'final_answer' "
+            "or 'gold'); the line has Problem, The Answer; did you mean 'The Answer'? "
+            "Map it with --set 'problems.fields.answer=The Answer'\n",
+        ),
+        (
+            ["run", "quickstart", "--set", "eval.suite=named.jsonl", "--dry-run"],
+            "named.jsonl:1: no answer (looked for 'expected_answer' or 'answer' or 'final_answer' "
+            "or 'gold'); the line has Problem, The Answer; did you mean 'The Answer'? "
+            "Rename the field 'The Answer' to 'answer'\n",
+        ),
+        (
+            ["run", "quickstart", "--set", "teacher.model=tiny-r2", "--dry-run"],
+            "teacher: tiny-r2: no such directory; did you mean 'tiny-r1'? The torch engine takes a",
+        ),
+        (
+            ["run", "quickstart", "--set", "teacher.concurency=3"],
+            "--set teacher.concurency: unknown setting; did you mean 'concurrency'?",
+        ),
+        (
+            ["run", "quickstart", *OPENAI, "--set", "teacher.base_url=localhost:1", "--dry-run"],
+            "teacher: base_url: 'localhost:1' is not a URL such as http://127.0.0.1:8000/v1",
+        ),
+        (
+            ["run", "quickstart", *OPENAI, *URL, "--set", "teacher.api_key_env=R1KIT_UNSET"],
+            "teacher: api_key_env: the environment variable R1KIT_UNSET is not set; set it with",
+        ),
+        (["run", "quickstart", "--out", "named.jsonl"], "named.jsonl: is a file; a run needs a"),
+        (
+            ["run", "quickstart", "--out", "named.jsonl/run"],
+            "named.jsonl/run: cannot be written: Not a directory",
+        ),
+        (["run", "full"], "no recipe is named 'full'. Built in: "),
+        (["run", "./full/."], "no recipe is named './full/.'"),
+        (["run", "x" * 5000], "no recipe is named 'xxx"),
+        (["eval", "run", "--suite", "nosuch"], "nosuch: neither a suite (tiny, "),
+        (["eval", "run", "--suite", "sum.jsonl", "--model", "tiny-r2"], "tiny-r2: no such direc"),
+        (
+            ["eval", "run", "--suite", "sum.jsonl", "--out", "named.jsonl"],
+            "--out named.jsonl: cannot be made a directory: File exists",
+        ),
+        (["eval", "run", "--top-p", "0"], "--top-p must lie in (0, 1], got 0.0"),
+        (["eval", "run", "--engine", "vlm"], "--engine: "),
+        (["students", "sft", "--data", "x", "--out", "y", "--set", "sed=1"], "--set sed: unknown"),
+        (
+            ["students", "sft", "--data", "x", "--out", "y", "--set", "epochs=.inf"],
+            "--set epochs: input should be a finite number, got inf",
+        ),
+        (
+            ["students", "sft", "--data", "x", "--out", "y", "--set", f"seed={2**64}"],
+            "--set seed: input should be less than 9223372036854775808",
+        ),
+        (["teacher", "serve", "--model", "tiny-r2"], "tiny-r2: no such directory; did you mean"),
+        (["teacher", "serve", "--engine", "openai"], "kind openai needs base_url, such as http"),
+        (["teacher", "chat", "--base-url", "http://h/v1"], "base_url is for kind openai, and kind"),
+        (["teacher", "salvage", "nosuch.sqlite"], "nosuch.sqlite: no such file; name a ledger"),
     ],
 )
 def test_a_mistake_is_one_message_and_exit_code_2(
@@ -77,6 +141,10 @@ def test_a_mistake_is_one_message_and_exit_code_2(
 ) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").touch()
+    row = '{"id": "a", "problem": "1+1?", "answer": "2"}\n'
+    (tmp_path / "sum.jsonl").write_text(row)
+    (tmp_path / "twice.jsonl").write_text(row + row)
+    (tmp_path / "named.jsonl").write_text('{"Problem": "1+1?", "The Answer": "2"}\n')
     (tmp_path / "broken.jsonl").write_text('{"problem": "1+1?", "answer": "2"}\n{"problem": \n')
     answer = r1kit(*arguments, cwd=tmp_path)
     assert answer.returncode == 2
@@ -102,6 +170,58 @@ def test_a_dry_run_knows_no_price_of_an_endpoint(tmp_path: Path) -> None:
     more = [word for setting in endpoint for word in ("--set", setting)]
     answer = r1kit("run", "quickstart", "--dry-run", "--json", *more, cwd=tmp_path)
     assert json.loads(answer.stdout)["cost"] == "unknown: no price for r1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["runn", "quickstart"], "Did you mean 'run'?"),
+        (["run", "quickstart", "--dryrun"], "No such option: --dryrun"),
+        (["run"], "Missing argument 'RECIPE'"),
+        (["distill", "smaple", "quickstart"], "Did you mean 'sample'?"),
+        (["eval", "run", "--limit", "0"], "greater than or equal to 1"),
+        (["eval", "run", "--temperature", "hot"], "valid number"),
+        (["students", "sft", "--out", "x"], "Missing option '--data'"),
+        (["teacher", "serve", "--port", "99999"], "less than or equal to 65535"),
+        (["teacher", "train-tiny"], "Missing option '--out'"),
+    ],
+)
+def test_a_mistyped_command_line_is_explained_too(
+    arguments: list[str], says: str, tmp_path: Path
+) -> None:
+    answer = r1kit(*arguments, cwd=tmp_path)
+    assert answer.returncode == 2
+    assert says in answer.stderr and "Traceback" not in answer.stderr
+
+
+def test_what_the_suite_of_the_evaluation_will_take_away_is_told_before_it_is_paid(
+    tmp_path: Path,
+) -> None:
+    rows = [f'{{"problem": "What is {i} plus {i}?", "answer": "{2 * i}"}}\n' for i in range(9)]
+    (tmp_path / "sums.jsonl").write_text("".join(rows))
+    (tmp_path / "some.jsonl").write_text("".join(rows[:4]))
+    settings = ["--set", "problems=sums.jsonl", "--set", "eval.suite=some.jsonl"]
+    told = r1kit("run", "quickstart", *settings, "--dry-run", cwd=tmp_path)
+    assert "note: 4 of 9 problems stand in some.jsonl, which no student may" in told.stdout
+    others = r1kit("run", "quickstart", *settings[:2], "--dry-run", cwd=tmp_path)
+    assert others.returncode == 0 and "note:" not in others.stdout
+
+
+def test_the_directory_of_a_run_is_as_good_as_its_recipe(tmp_path: Path) -> None:
+    from r1kit.distill.recipe import load
+
+    (tmp_path / "mine").mkdir()
+    stored = yaml.safe_dump(load("quickstart", ["sample.max_tokens=7"]).model_dump(mode="json"))
+    (tmp_path / "mine" / "settings.yaml").write_text(stored)
+    (tmp_path / "mine" / "stages").mkdir()
+    for command in (["run"], ["distill", "report"]):
+        answer = r1kit(*command, "mine", "--dry-run", "--json", cwd=tmp_path)
+        plan = json.loads(answer.stdout)
+        assert plan["run"] == "mine"
+        assert plan["tokens"].endswith("(7 each)")
+    other = r1kit("run", "./mine/stages", cwd=tmp_path)
+    assert other.returncode == 2
+    assert "mine/stages: a directory without settings.yaml; give a recipe, or" in other.stderr
 
 
 def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from r1kit.eval.math.extract import Rule
 from r1kit.eval.math.verify import Judgement
 from r1kit.eval.problems import Problem
 from r1kit.eval.verdict import Verdict
+from r1kit.teacher.engine import Completion, Finish, Request, Response, Sampling, parse_response
 from r1kit.teacher.engine import Prompt as Asked
-from r1kit.teacher.engine import Request, Response, Sampling, parse_response
 from r1kit.teacher.tiny.families import FAMILIES, generate, solution
 
 SOUND = "<think>\n17+25=42\n</think>\nIt is \\boxed{42}."
@@ -90,6 +90,20 @@ def test_a_verdict_other_than_correct_is_its_tag(verdict: Verdict) -> None:
 
 def test_an_answer_that_no_judge_saw_is_not_called_wrong() -> None:
     assert names(trace(verdict=None)) == ["unjudged"]
+
+
+def test_a_reply_that_was_cut_off_has_no_answer_that_a_judge_could_have_missed() -> None:
+    assert names(trace(finish="length", verdict=None)) == ["truncated"]
+
+
+def test_what_does_not_fit_the_context_has_a_reason_of_its_own_that_always_excludes() -> None:
+    error = "the prompt has 1738 tokens and leaves no room for a reply: max_length is 1024"
+    nothing = Completion("", None, None, Finish.ERROR, 0, 0, error=error)
+    settings = FilterSettings(exclude=())
+    found = tag(replace(trace(), completion=nothing), settings)
+    assert found == (Tag("context_exceeded", error),)
+    assert excluding(found, settings) == found[0]
+    assert step_of("context_exceeded") == "answer"
 
 
 def test_an_engine_error_is_the_only_tag_and_always_excludes() -> None:

@@ -33,6 +33,14 @@ def test_a_problem_file_replaces_the_generator() -> None:
     assert recipe.eval.suite == "tiny"
 
 
+def test_a_problem_file_and_its_fields_may_be_given_in_any_order() -> None:
+    overrides = ["problems.fields.answer=gold", "problems.limit=3", "problems=~/x.jsonl"]
+    for order in (overrides, overrides[::-1]):
+        problems = load("quickstart", order).problems
+        assert problems.fields.named() == {"answer": "gold"}
+        assert (problems.limit, problems.path) == (3, Path.home() / "x.jsonl")
+
+
 def test_text_settings_take_the_text_as_it_is() -> None:
     overrides = ["teacher.revision=0123", "prompt.template={statement}", "name=7"]
     recipe = load("quickstart", overrides)
@@ -66,6 +74,16 @@ def test_text_settings_take_the_text_as_it_is() -> None:
         ),
         ("problems.path=x.jsonl", "--set problems: give either path or generator, got path"),
         ("problems=null", "--set problems: must be a section of settings, got nothing"),
+        (
+            "problems.fields.answer=gold",
+            "--set problems: fields name the columns of a file, and there is no path; got answer",
+        ),
+        (
+            "filter.exclude=[wrongg]",
+            "--set filter.exclude.0: must be 'engine_error', 'context_exceeded', 'truncated'",
+        ),
+        ("teacher.timeout_s=.inf", "--set teacher.timeout_s: must be a finite number, got inf"),
+        ("train.epochs=.nan", "--set train.epochs: must be a finite number, got nan"),
         ("sample={a: [}", "--set sample: not YAML: '{a: [}'; quote it?"),
         ("prompt.template=hello", "--set prompt.template: needs {statement}"),
     ],

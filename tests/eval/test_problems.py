@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from r1kit.eval.problems import Problem, ProblemsError, load_problems
+from r1kit.eval.suites import load_suite
 
 GOOD = '{"id": "a", "problem": "1+1?", "answer": "2"}'
 
@@ -77,6 +78,7 @@ def test_a_line_separator_inside_a_text_does_not_end_the_line(tmp_path: Path) ->
 def test_gzip_is_read_and_broken_gzip_is_an_error(tmp_path: Path) -> None:
     packed = gzip.compress(GOOD.encode())
     assert load_problems(write(tmp_path, packed, "x.jsonl.gz"))[0].id == "a"
+    assert load_problems(write(tmp_path, packed, "unnamed.jsonl"))[0].id == "a"
     for broken in (packed[:-12], b"plain text", packed[:12] + b"\xff" * 20):
         with pytest.raises(ProblemsError, match="cannot be read"):
             load_problems(write(tmp_path, broken, "y.jsonl.gz"))
@@ -109,6 +111,12 @@ def test_limit_reads_no_further(tmp_path: Path) -> None:
         ('{"problem": "p", "answer": true}', "answer must be .* got a boolean: true"),
         ('{"problem": "p", "answer": "2", "id": [1]}', "id must be .* got a list"),
         ('{"problem": "\\ud800", "answer": "2"}', "problem holds half a character"),
+        ('{"problem": "p", "answer": NaN}', "answer must be text or a finite number, got nan"),
+        ('{"problem": "p", "answer": 1e999}', "answer must be .* a finite number, got inf"),
+        ("[\n" + GOOD + "\n]", r"set.jsonl:1: .* over many lines\? turn it into lines with jq"),
+        ("a\x1b[2Jb\x00", "set.jsonl:1: .* a\ufffd.2Jb\ufffd$"),
+        (b"PAR1\x15\x04", "set.jsonl: this is a Parquet file; a file of problems is JSON Lines"),
+        (GOOD.encode("utf-16"), "set.jsonl: this is UTF-16 text, not UTF-8; a file of problems"),
         (b'{"problem": "\xff\xfe"}', "set.jsonl:1: not UTF-8 text .byte 0xff at position 13"),
         ("{}", "no statement .* the line has no fields"),
     ],
@@ -118,6 +126,25 @@ def test_what_is_wrong_is_named_with_its_place(
 ) -> None:
     with pytest.raises(ProblemsError, match=says):
         load_problems(write(tmp_path, text))
+
+
+def test_the_usual_names_are_recognised_in_any_case_and_the_exact_one_wins(tmp_path: Path) -> None:
+    path = write(tmp_path, '{"Problem": "p", "ANSWER": "1", "ID": "x"}')
+    assert load_problems(path) == [Problem("x", "p", "1", "set")]
+    path = write(tmp_path, '{"Answer": "2", "answer": "1", "problem": "p"}')
+    assert load_problems(path)[0].answer == "1"
+
+
+def test_advice_on_a_field_can_be_pasted_into_a_shell_or_is_about_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, '{"problem": "p", "the answer": "2"}')
+    with pytest.raises(
+        ProblemsError, match=r"Map it with --set 'problems\.fields\.answer=the answ"
+    ):
+        load_problems(path)
+    with pytest.raises(ProblemsError, match="Rename the field 'the answer' to 'answer'"):
+        load_suite(path)
+    with pytest.raises(ProblemsError, match=r"problem\. Map it with --set .*answer=NAME$"):
+        load_problems(write(tmp_path, '{"problem": "p"}'))
 
 
 def test_an_absent_answer_names_the_fields_and_the_mapping(tmp_path: Path) -> None:

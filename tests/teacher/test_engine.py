@@ -12,10 +12,13 @@ from r1kit.teacher.engine import (
     Request,
     Response,
     Sampling,
+    exceeds_context,
     parse_response,
     read_choice,
     split_thinking,
 )
+from r1kit.teacher.engines import open_engine
+from r1kit.teacher.settings import EngineSettings
 
 OPEN = "<think>\n"
 CLOSED = "<think>\n\n</think>\n\n"
@@ -181,3 +184,34 @@ def test_a_prefill_that_is_dropped_is_no_part_of_the_key() -> None:
     free = Request(Prompt.user("2+2?"), Sampling(), 0, 7)
     assert forced.key(drops) == free.key(drops) == free.key(Identity("openai", "r1"))
     assert forced.key(drops) != forced.key(Identity("openai", "r1"))
+
+
+@pytest.mark.parametrize(
+    ("error", "exceeds"),
+    [
+        (
+            "This model's maximum context length is 4096 tokens. However, you requested",
+            True,
+        ),  # vLLM
+        ("HTTP 400: The input (5000 tokens) is longer than the model's context length", True),
+        ("HTTP 400: context_length_exceeded", True),
+        ("the prompt has 3005 tokens and leaves no room for a reply: max_length is 1024", True),
+        ("HTTP 500: overload", False),
+        ("the chat template refuses the prompt: no system turn", False),
+    ],
+)
+def test_servers_say_in_words_of_their_own_that_a_prompt_does_not_fit(
+    error: str, exceeds: bool
+) -> None:
+    assert exceeds_context(error) is exceeds
+
+
+def test_what_the_engine_in_this_process_says_of_a_long_prompt_is_understood() -> None:
+    settings = EngineSettings(kind="torch", model="tiny-r1", batch_size=1)
+    long, short = (
+        Request(Prompt.user(text), Sampling(max_tokens=3), 0, 7) for text in ("7" * 2_000, "1+1?")
+    )
+    with open_engine(settings) as engine:
+        answers = {response.request: response for response in engine.answer([long, short])}
+    assert answers[short].error is None
+    assert exceeds_context(answers[long].error or "")

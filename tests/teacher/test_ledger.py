@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ from r1kit import KitError
 from r1kit.teacher.engine import Finish, Identity, Prompt, Request, Response, Sampling
 from r1kit.teacher.ledger import Ledger
 from r1kit.teacher.ledger_file import LedgerError, file_system_of
+from r1kit.teacher.salvage import salvage
 
 TORCH = Identity("torch", "tiny-r1", "1")
 
@@ -119,6 +120,17 @@ def test_errors_and_unreadable_responses_are_kept_as_attempts_and_asked_again(pa
     assert attempts[0][3] == '{"choices": []}'
     assert attempts[1] == ("http://a/v1", "error", "HTTP 500: overload", "half a bo")
     assert attempts[2] == ("http://b/v1", "answered", None, None)
+
+
+def test_the_last_error_of_what_was_never_answered_is_known(path: Path) -> None:
+    with Ledger.open(path) as ledger:
+        for number, error in ((1, "HTTP 500"), (1, "HTTP 503"), (2, "HTTP 400"), (3, "HTTP 500")):
+            ledger.attempt(key(number), ask(number), "http://a/v1")
+            ledger.put(key(number), TORCH, Response(ask(number), "", "http://a/v1", 0.1, error))
+        ledger.attempt(key(3), ask(3), "http://a/v1")
+        ledger.put(key(3), TORCH, reply(3))
+        wanted = [key(n) for n in range(5)]
+        assert ledger.failures(wanted) == {key(1): "HTTP 503", key(2): "HTTP 400"}
 
 
 def test_every_attempt_has_an_outcome_or_is_known_to_be_lost(path: Path) -> None:
@@ -308,6 +320,41 @@ def test_a_file_that_is_no_sound_ledger_is_refused_untouched(
         path.unlink()
         with Ledger.open(path) as ledger:  # the refusal left no lock behind
             assert ledger.counts().completions == 0
+
+
+@pytest.mark.parametrize(
+    ("spoil", "least"), [(lambda path: None, 200), (cut, 50), (damage, 50)], ids=str
+)
+def test_salvage_saves_what_can_be_read_and_keeps_the_damaged_file(
+    path: Path, spoil: Callable[[Path], object], least: int
+) -> None:
+    make(path)
+    spoil(path)
+    before = path.read_bytes()
+    found = salvage(path)
+    assert found.damaged.read_bytes() == before
+    with Ledger.open(path) as ledger:
+        keys = [key(number) for number in range(200)]
+        done = ledger.done(keys)
+        assert len(done) == found.answers >= least
+        assert all(completion.text for _, completion in ledger.completions(done))
+        ledger.put(key(0), TORCH, reply(0))  # and it takes more
+
+
+def test_salvage_takes_no_row_whose_request_is_not_what_its_key_says(path: Path) -> None:
+    make(path, 3)
+    with sqlite3.connect(path) as connection:
+        connection.execute(
+            "UPDATE responses SET request = replace(request, '+1?', '+2?') WHERE key = ?", (key(1),)
+        )
+    connection.close()
+    assert salvage(path).answers == 2
+
+
+def test_salvage_leaves_a_ledger_alone_that_somebody_writes(path: Path) -> None:
+    with Ledger.open(path), pytest.raises(LedgerError, match="is writing this ledger"):
+        salvage(path)
+    assert [file.name for file in path.parent.iterdir() if "damaged" in file.name] == []
 
 
 def test_a_missing_ledger_is_named_when_reading_and_a_missing_folder_when_writing(

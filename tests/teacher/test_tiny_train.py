@@ -134,3 +134,13 @@ def test_the_last_box_counts(answer: str, right: bool) -> None:
     raw = json.dumps({"choices": [{"message": {"content": text}, "finish_reason": "stop"}]})
     request = Request(Prompt.user("?", prefill=THINKING), Sampling(), 0, 0)
     assert is_right(problem, Response(request, raw, "test", 0.0)) == right
+
+
+def test_what_cannot_be_rebuilt_is_refused_before_any_training(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    inside = tmp_path / "file" / "out"
+    with pytest.raises(KitError, match="out: cannot be made: Not a directory"):
+        rebuild(inside, steps=None, seed=0, device="cpu", per_family=1)
+    with pytest.raises(KitError, match="device must be auto, cpu or cuda, got 'gpu'"):
+        rebuild(tmp_path / "out", steps=None, seed=0, device="gpu", per_family=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
