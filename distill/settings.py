@@ -85,7 +85,9 @@ class VerifySettings(Settings):
     """How answers are judged."""
 
     workers: int = Field(2, ge=1, description="processes that judge at the same time")
-    timeout_s: float = Field(10, gt=0, description="seconds for one comparison, then it is killed")
+    timeout_s: float = Field(
+        10.0, gt=0, description="seconds for one comparison, then it is killed"
+    )
 
 
 class DecontaminateSettings(Settings):

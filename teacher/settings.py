@@ -43,7 +43,7 @@ class EngineSettings(BaseModel):
         None, ge=1, description="tokens of prompt and reply together; the model's own if not set"
     )
     timeout_s: float = Field(
-        600, gt=0, description="seconds of silence, not of work, after which a try is given up"
+        600.0, gt=0, description="seconds of silence, not of work, after which a try is given up"
     )
     retries: int = Field(6, ge=0, description="tries after the first one")
     stream: bool = Field(

@@ -1,11 +1,14 @@
 """The plan: which settings feed which stage, and what has to be done again."""
 
+import json
 from pathlib import Path
 
 import pytest
+import yaml
 from r1kit import KitError
-from r1kit.distill.plan import changes, check_inputs, make_plan
-from r1kit.distill.recipe import load
+from r1kit.distill.plan import changes, check_inputs, make_plan, stage_inputs
+from r1kit.distill.recipe import builtin_names, load
+from r1kit.distill.settings import Recipe
 from r1kit.distill.workspace import Marker, Stage, Workspace, stages_from
 
 
@@ -55,6 +58,9 @@ def test_every_step_says_why_it_is_done(tmp_path: Path) -> None:
             if step.stage is not Stage.REPORT:
                 workspace.finish(Marker(step.stage, step.digest, 0))
     why = {step.stage: step.todo for step in make_plan(recipe, workspace)}
+    assert why[Stage.SAMPLE] == "the ledger is gone" and why[Stage.PROBLEMS] is None
+    workspace.ledger.touch()
+    why = {step.stage: step.todo for step in make_plan(recipe, workspace)}
     assert set(why.values()) == {None, "not done"} and why[Stage.REPORT] == "not done"
     again = {step.stage: step.todo for step in make_plan(recipe, workspace, Stage.TRAIN)}
     assert again[Stage.BUILD] is None
@@ -80,3 +86,12 @@ def test_changes_are_told_by_the_settings_name() -> None:
     before = {"sample": {"temperature": 0.6, "top_p": 1.0}, "name": "a"}
     after = {"sample": {"temperature": 0.8, "top_p": 1.0}, "name": "a", "seed": 1}
     assert changes(before, after) == ["sample.temperature: 0.6 -> 0.8", "seed: null -> 1"]
+
+
+@pytest.mark.parametrize("name", builtin_names())
+def test_the_settings_that_a_run_has_stored_mean_the_same_run(name: str) -> None:
+    recipe = load(name, [])
+    stored = yaml.safe_load(yaml.safe_dump(recipe.model_dump(mode="json")))
+    again = Recipe.model_validate(stored)
+    for stage, inputs in stage_inputs(recipe).items():
+        assert json.dumps(stage_inputs(again)[stage]) == json.dumps(inputs), stage
