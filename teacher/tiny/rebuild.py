@@ -1,7 +1,6 @@
 """Rebuild tiny-r1 from nothing: train, score on held-out problems, write weights and card."""
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,9 +16,8 @@ class RebuildError(KitError):
 
 def rebuild(
     out_dir: Path,
+    settings: TinySettings,
     *,
-    steps: int | None,
-    seed: int,
     device: str,
     per_family: int,
     progress: Progress | None = None,
@@ -27,7 +25,6 @@ def rebuild(
     """Train tiny-r1 into `out_dir`, which appears whole or not at all.
 
     Args:
-        steps: None for the number that made the packaged weights.
         device: `auto` takes a GPU where there is one.
         per_family: held-out problems of each family for the card's scores.
 
@@ -39,9 +36,6 @@ def rebuild(
     device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise RebuildError(f"device {device}: torch sees no GPU here; --device cpu works, slowly")
-    settings = TinySettings(seed=seed)
-    if steps is not None:
-        settings = replace(settings, steps=steps, pool=min(settings.pool, steps * settings.batch))
     model, facts = train(settings, device=device, progress=progress)
     partial = out_dir.with_name(f"{out_dir.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

@@ -1,6 +1,7 @@
 """tiny-r1: what trains it, what ships, and the router bias that transformers does not move."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -93,12 +94,12 @@ def test_the_same_settings_train_the_same_weights() -> None:
 
 def test_rebuild_writes_weights_that_the_engine_opens_and_a_card(tmp_path: Path) -> None:
     out = tmp_path / "mine"
-    measured = rebuild(out, steps=2, seed=1, device="cpu", per_family=2)
+    measured = rebuild(out, replace(SMALL, seed=1), device="cpu", per_family=2)
     assert set(measured.thinking) == set(FAMILIES)
     assert "pass@1, thinking" in (out / "README.md").read_text()
     assert json.loads((out / "training.json").read_text())["settings"]["seed"] == 1
     with pytest.raises(KitError, match="exists already"):
-        rebuild(out, steps=2, seed=1, device="cpu", per_family=2)
+        rebuild(out, replace(SMALL, seed=1), device="cpu", per_family=2)
 
 
 def test_the_packaged_teacher_is_small_and_has_the_shape_that_vllm_serves() -> None:
