@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class EngineSettings(BaseModel):
-    """One engine. `base_url` belongs to `openai`; `batch_size`, `max_length`, `device` to `torch`."""
+    """One engine: `batch_size`, `max_length`, `device` are for `torch`, the rest for `openai`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

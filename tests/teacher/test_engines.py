@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from r1kit.distill.plan import HOW_NOT_WHAT
 from r1kit.teacher.engine import EngineError
 from r1kit.teacher.engines import open_engine
 from r1kit.teacher.settings import EngineSettings
@@ -14,7 +13,3 @@ def test_a_gpu_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> No
         open_engine(EngineSettings(device="cuda"))
     with open_engine(EngineSettings(batch_size=1)) as engine:
         assert (engine.identity.kind, engine.identity.model) == ("torch", "tiny-r1")
-
-
-def test_where_a_model_runs_asks_for_no_answer_again() -> None:
-    assert "device" in HOW_NOT_WHAT
