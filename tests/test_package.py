@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import time
 import venv
 import zipfile
 from pathlib import Path, PurePosixPath
@@ -88,6 +89,20 @@ def test_the_wheel_is_small(wheel: Path) -> None:
 def test_the_installed_package_lies_in_its_own_environment(scripts: Path, tmp_path: Path) -> None:
     done = run(scripts / "python", "-c", "import r1kit; print(r1kit.__file__)", cwd=tmp_path)
     assert Path(done.stdout.strip()).is_relative_to(scripts.parent), done.stdout + done.stderr
+
+
+def test_the_installed_help_answers_in_under_four_tenths_of_a_second(
+    scripts: Path, tmp_path: Path
+) -> None:
+    quickest_s = float("inf")
+    for _ in range(10):  # a busy machine makes it slower, and nothing makes it quicker
+        began = time.perf_counter()
+        answer = run(scripts / "r1kit", "--help", cwd=tmp_path)
+        quickest_s = min(quickest_s, time.perf_counter() - began)
+        assert answer.returncode == 0, answer.stderr
+        if quickest_s < 0.4:
+            break
+    assert quickest_s < 0.4
 
 
 def test_the_installed_quick_start_can_be_planned(scripts: Path, tmp_path: Path) -> None:
