@@ -18,8 +18,9 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
+from .. import __version__
 from .console import Console
-from .environment import cpu_model, gpus, memory_gib, output, version
+from .environment import cores, cpu_model, gpus, memory_gib, output, version
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,39 +40,59 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """One command, and what has to be there for it; `helped_by` makes it better or faster."""
+    """One command, and what has to be there for it.
+
+    Attributes:
+        command: as it is typed, with its variant in parentheses; `a|b` stands for both.
+        needs: the findings without which it does not work, or not within a sensible time.
+        helped_by: the findings that make it better or faster.
+        also: what it needs besides, and no probe can find.
+    """
 
     command: str
     needs: tuple[str, ...]
     helped_by: tuple[str, ...] = ()
+    also: str = ""
 
 
+MODELS = ("torch", "transformers")
+GPU = ("gpu", "cuda")
 NEEDS = (
-    Need("r1kit run quickstart", ("torch", "transformers", "disk", "memory")),
-    Need("r1kit run RECIPE (teacher.kind openai)", ("disk",), ("gpu",)),
-    Need("r1kit distill sample|verify|filter|build|report", ("disk",)),
-    Need("r1kit students sft (tiny-qwen, tiny-llama)", ("torch", "transformers")),
-    Need("r1kit students sft (0.5B and more)", ("torch", "transformers", "cuda"), ("liger",)),
-    Need("r1kit eval run", ("torch", "transformers")),
-    Need("r1kit teacher serve|chat (tiny-r1)", ("torch", "transformers")),
-    Need("r1kit teacher train-tiny", ("torch", "transformers"), ("cuda",)),
+    Need("r1kit run quickstart", (*MODELS, "disk", "memory")),
+    Need(
+        "r1kit run RECIPE (teacher.kind: openai)",
+        (*MODELS, "disk", "memory"),
+        GPU,
+        also="an OpenAI-compatible server at teacher.base_url",
+    ),
+    Need("r1kit distill sample|verify|filter|build|report", (*MODELS, "disk")),
+    Need("r1kit students sft (tiny-qwen, tiny-llama)", MODELS),
+    Need(
+        "r1kit students sft (0.5B and more)",
+        (*MODELS, *GPU),
+        also="the model: its directory, or its name on huggingface.co",
+    ),
+    Need("r1kit eval run", MODELS),
+    Need("r1kit teacher serve|chat (tiny-r1)", MODELS),
+    Need("r1kit teacher train-tiny", MODELS, GPU),
+    Need("vllm serve MODEL (a server for teacher.base_url)", ("vllm", *GPU)),
 )
 """What each command of this version needs."""
 
 
 def gpu() -> Finding:
-    """NVIDIA GPUs, as their driver reports them."""
+    """NVIDIA GPUs and their memory, as their driver reports them."""
     found = gpus()
     if found:
         words = ", ".join(f"{each['name']} ({each['memory']})" for each in found)
         return Finding(True, f"{words}, driver {found[0]['driver']}")
-    return Finding(False, "no NVIDIA driver answers", "not needed for the quick start")
+    return Finding(False, "no NVIDIA driver answers", "the quick start needs none")
 
 
 def memory() -> Finding:
     """Main memory. The quick start peaks below 3 GB."""
     size = memory_gib()
-    return Finding(size >= 4, f"{size:g} GiB", "the quick start needs 4 GiB")
+    return Finding(size >= 4, f"{size:g} GiB for this process", "4 GiB, for the quick start")
 
 
 def disk() -> Finding:
@@ -108,10 +129,13 @@ def cuda() -> Finding:
     words = _in_a_child(code)
     if words:
         return Finding(True, words)
+    if not gpus():
+        return Finding(False, "torch sees no GPU", "a machine with an NVIDIA GPU and its driver")
+    built_without = (version("torch") or "").endswith("+cpu")
     return Finding(
         False,
-        "torch sees no GPU",
-        "an NVIDIA GPU with its driver, and torch's CUDA build: pip install torch",
+        "torch is a CPU build" if built_without else "torch cannot use the GPU",
+        "the CUDA build that pytorch.org/get-started names for this driver",
     )
 
 
@@ -140,22 +164,34 @@ def compiler() -> Finding:
     for name in ("g++", "clang++"):
         if words := output(name, "--version"):
             return Finding(True, words.splitlines()[0])
-    return Finding(False, "no g++, no clang++", "apt-get install g++ (only torch.compile wants it)")
+    return Finding(False, "no g++, no clang++", "apt-get install g++, for torch.compile")
 
 
 def nvcc() -> Finding:
     """The CUDA compiler. Triton brings its own, so nothing here needs it."""
     words = output("nvcc", "--version")
     if words is None:
-        return Finding(False, "not installed", "not needed: Triton brings its own")
+        return Finding(False, "not installed", "Triton brings its own")
     release = next((line for line in words.splitlines() if "release" in line), words)
     return Finding(True, release.strip())
 
 
 def bubblewrap() -> Finding:
-    """bwrap, the outer layer of a sandbox for code that models write."""
+    """bwrap, the outer layer of a sandbox for code that models write, tried out once."""
     words = output("bwrap", "--version")
-    return Finding(words is not None, words or "not installed", "apt-get install bubblewrap")
+    if words is None:
+        return Finding(False, "not installed", "apt-get install bubblewrap")
+    if output("bwrap", "--ro-bind", "/", "/", "--unshare-net", "true") is None:
+        return Finding(False, f"{words}, which is refused here", "see user namespaces")
+    return Finding(True, f"{words}, which works here")
+
+
+def seccomp() -> Finding:
+    """Whether the kernel filters system calls."""
+    actions = _setting("/proc/sys/kernel/seccomp/actions_avail")
+    if actions is None:
+        return Finding(False, "the kernel does not offer it", "Linux 4.14 or later with seccomp")
+    return Finding(True, "the kernel offers it")
 
 
 def landlock() -> Finding:
@@ -172,20 +208,21 @@ def landlock() -> Finding:
 
 
 def user_namespaces() -> Finding:
-    """Whether a process without rights may make a user namespace, as the kernel's settings say."""
+    """Whether a process may make a user namespace. A child tries, and is gone with it."""
     if sys.platform != "linux":
         return Finding(False, sys.platform, "Linux")
-    most = _setting("/proc/sys/user/max_user_namespaces")
-    if most == "0":
-        return Finding(False, "max_user_namespaces is 0", "sysctl user.max_user_namespaces=15000")
+    if _in_a_child("import ctypes; print(ctypes.CDLL(None).unshare(0x10000000))") == "0":
+        return Finding(True, "a process here can make one")
+    if _setting("/proc/sys/user/max_user_namespaces") == "0":
+        get = "sysctl user.max_user_namespaces=15000"
+        return Finding(False, "max_user_namespaces is 0", get)
     if _setting("/proc/sys/kernel/unprivileged_userns_clone") == "0":
         get = "sysctl kernel.unprivileged_userns_clone=1"
         return Finding(False, "unprivileged_userns_clone is 0", get)
     if _setting("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1":
         return Finding(False, "AppArmor restricts them", "an AppArmor profile for bwrap")
-    if most is None:
-        return Finding(None, "the kernel does not say")
-    return Finding(None, f"the kernel allows {most}; a container may still refuse them")
+    get = "in a container: a seccomp profile that allows unshare, such as Podman's"
+    return Finding(False, "a process here is refused one", get)
 
 
 def _setting(path: str) -> str | None:
@@ -203,12 +240,13 @@ PROBES: Mapping[str, Callable[[], Finding]] = {
     "torch": torch,
     "cuda": cuda,
     "transformers": package("transformers", "pip install 'transformers>=5.10,<6'"),
-    "vllm": package("vllm", "pip install 'r1kit[serve]' (Linux with CUDA)"),
+    "vllm": package("vllm", "pip install 'r1kit[serve]', on Linux with CUDA"),
     "bitsandbytes": package("bitsandbytes", "pip install 'r1kit[qlora]'"),
     "liger": package("liger-kernel", "pip install 'r1kit[train]'"),
     "c++ compiler": compiler,
     "nvcc": nvcc,
     "bwrap": bubblewrap,
+    "seccomp": seccomp,
     "landlock": landlock,
     "user namespaces": user_namespaces,
 }
@@ -238,12 +276,24 @@ def verdicts(findings: Mapping[str, Finding]) -> dict[str, str]:
     return said
 
 
+def advice(name: str, finding: Finding) -> str:
+    """How to get what is missing, and whether it is worth getting."""
+    if finding.there:
+        return ""
+    if any(name in (*need.needs, *need.helped_by) for need in NEEDS):
+        return finding.get
+    return f"{finding.get} (no command of this version needs it)"
+
+
 def show(*, as_json: bool = False) -> None:
     """Print what this machine has and what it can run."""
     findings = examine()
     commands = verdicts(findings)
     console = Console()
-    head = f"Python {platform.python_version()} on {platform.platform()}, {cpu_model()}"
+    head = (
+        f"r1kit {__version__}, Python {platform.python_version()} on {platform.platform()}, "
+        f"{cpu_model()}, {cores()} cores"
+    )
     if as_json:
         machine = {name: asdict(finding) for name, finding in findings.items()}
         result = {"system": head, "machine": machine, "commands": commands}
@@ -255,12 +305,14 @@ def show(*, as_json: bool = False) -> None:
         table.add_column(column)
     marks = {True: "yes", False: "no", None: "?"}
     for name, finding in findings.items():
-        get = "" if finding.there else finding.get
-        table.add_row(name, marks[finding.there], escape(finding.found), escape(get))
+        told = (finding.found, advice(name, finding))
+        table.add_row(name, marks[finding.there], *map(escape, told))
     console.result(table)
+    console.result(f"pip stands for: {sys.executable} -m pip")
     table = Table(title="what it can run", title_justify="left")
     for column in ("command", "needs", "can run here"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     for need in NEEDS:
-        table.add_row(need.command, ", ".join(need.needs), commands[need.command])
+        needs = "; ".join(filter(None, (", ".join(need.needs), need.also)))
+        table.add_row(need.command, needs, commands[need.command])
     console.result(table)

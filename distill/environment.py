@@ -66,7 +66,7 @@ def hardware() -> dict[str, Any]:
     """Processor, cores, memory and GPUs."""
     return {
         "cpu": cpu_model(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "cores": cores(),
         "memory_gib": memory_gib(),
         "gpus": gpus(),
     }
@@ -84,9 +84,24 @@ def cpu_model() -> str:
     return platform.machine()
 
 
-def memory_gib() -> float:
-    """The machine's memory in GiB."""
-    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+def cores() -> int | None:
+    """The cores that this process may run on, or the machine's where the system does not say."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+CGROUP_LIMITS = ("memory.max", "memory/memory.limit_in_bytes")
+"""Where a container reads its limit, by version of cgroups: a word or a huge number is none."""
+
+
+def memory_gib(cgroups: Path = Path("/sys/fs/cgroup")) -> float:
+    """The memory that this process may use, in GiB: the machine's, or its container's if less."""
+    size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for name in CGROUP_LIMITS:
+        try:
+            size = min(size, int((cgroups / name).read_text(encoding="ascii")))
+        except (OSError, ValueError):
+            continue
+    return round(size / 2**30, 1)
 
 
 def gpus() -> list[dict[str, str]]:

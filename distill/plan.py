@@ -23,6 +23,7 @@ HOW_NOT_WHAT = frozenset(
         "timeout_s",
         "retries",
         "stream",
+        "device",
     }
 )
 """Settings of the teacher that say how it is reached; a change asks for nothing again."""

@@ -1,8 +1,9 @@
 """Students: the two built-in ones, and any safetensors model by path or hub id.
 
 `tiny-qwen` and `tiny-llama` are about 0.8M parameters over bytes. They are random until trained,
-drawn from a seed of their own; where the package holds a pretrained base in `students/tiny/NAME/`,
-that is used instead. Code that comes with a model is never run, and pickled weights never read.
+drawn from a seed of their own: a base pretrained on other text would cost more to ship than the two
+minutes of training that it saves. Code that comes with a model is never run, and pickled weights
+never read.
 """
 
 import copy
@@ -20,9 +21,6 @@ from .settings import BUILT_IN, is_path
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-BASES = Path(__file__).parent / "tiny"
-"""Where a packaged base of a built-in student would lie, in a folder of the student's name."""
 
 TINY_SHAPE = {
     "hidden_size": 128,
@@ -52,8 +50,7 @@ def build_model(name: str, *, seed: int = 0) -> "tuple[PreTrainedModel, PreTrain
         ModelError: there is no such model, or it lacks safetensors, a tokenizer or a template.
     """
     if name in BUILT_IN:
-        base = BASES / name
-        model, tokenizer = _load(str(base)) if base.is_dir() else _random(name, seed)
+        model, tokenizer = _random(name, seed)
     else:
         model, tokenizer = _load(_located(name))
     if not tokenizer.chat_template:

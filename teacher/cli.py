@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -113,11 +114,13 @@ def train_tiny(
 ) -> None:
     """Rebuild tiny-r1 from nothing: 5 minutes on an H200, about 18 hours on two CPU cores."""
     from .tiny.rebuild import rebuild
+    from .tiny.train import TinySettings
 
+    settings = TinySettings(seed=seed)
+    if steps is not None:
+        settings = replace(settings, steps=steps, pool=min(settings.pool, steps * settings.batch))
     with _progress() as show:
-        measured = rebuild(
-            out, steps=steps, seed=seed, device=device, per_family=per_family, progress=show
-        )
+        measured = rebuild(out, settings, device=device, per_family=per_family, progress=show)
     typer.echo(
         f"{out}: pass@1 {measured.mean(measured.thinking):.1%} with thinking, "
         f"{measured.mean(measured.direct):.1%} forced to answer at once"

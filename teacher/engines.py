@@ -12,21 +12,28 @@ def open_engine(settings: EngineSettings) -> Engine:
     """Open the engine that the settings describe. The caller closes it.
 
     Raises:
-        EngineError: the variable that should hold the API key is not set, the URL is malformed, or
-            the model does not load.
+        EngineError: the variable that should hold the API key is not set, the URL is malformed, the
+            model does not load, or its device is not there.
     """
     if settings.kind == "openai":
         return _open_openai(settings)
     check_engine(settings)
+    import torch
+
     from .tiny import model_path
     from .torch_engine import TorchEngine
 
     quieten_transformers()
     built_in = model_path(settings.model)
+    has_cuda = torch.cuda.is_available()
+    if settings.device == "cuda" and not has_cuda:
+        raise EngineError("device is cuda, but torch sees no CUDA device; use auto or cpu")
+    device = "cuda" if has_cuda and settings.device != "cpu" else "cpu"
     return TorchEngine(
         built_in or settings.model,
         batch_size=settings.batch_size,
         max_length=settings.max_length,
+        device=device,
         name=settings.model if built_in else None,
     )
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class EngineSettings(BaseModel):
-    """One engine. `base_url` belongs to `openai`; `batch_size` and `max_length` to `torch`."""
+    """One engine: `batch_size`, `max_length`, `device` are for `torch`, the rest for `openai`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -41,6 +41,9 @@ class EngineSettings(BaseModel):
     batch_size: int = Field(64, ge=1, description="sequences decoded together")
     max_length: int | None = Field(
         None, ge=1, description="tokens of prompt and reply together; the model's own if not set"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="where torch runs the model; auto: cuda where it is"
     )
     timeout_s: float = Field(
         600.0, gt=0, description="seconds of silence, not of work, after which a try is given up"

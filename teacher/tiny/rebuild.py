@@ -1,7 +1,6 @@
 """Rebuild tiny-r1 from nothing: train, score on held-out problems, write weights and card."""
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,9 +16,8 @@ class RebuildError(KitError):
 
 def rebuild(
     out_dir: Path,
+    settings: TinySettings,
     *,
-    steps: int | None,
-    seed: int,
     device: str,
     per_family: int,
     progress: Progress | None = None,
@@ -27,7 +25,6 @@ def rebuild(
     """Train tiny-r1 into `out_dir`, which appears whole or not at all.
 
     Args:
-        steps: None for the number that made the packaged weights.
         device: `auto` takes a GPU where there is one.
         per_family: held-out problems of each family for the card's scores.
 
@@ -47,9 +44,6 @@ def rebuild(
         partial.mkdir(parents=True)
     except OSError as error:
         raise RebuildError(f"{out_dir}: cannot be made: {error.strerror}") from error
-    settings = TinySettings(seed=seed)
-    if steps is not None:
-        settings = replace(settings, steps=steps, pool=min(settings.pool, steps * settings.batch))
     model, facts = train(settings, device=device, progress=progress)
     save(model.cpu(), facts, partial)
     measured = measure(partial, per_family)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -19,32 +18,44 @@ def r1kit(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*R1KIT, *arguments], capture_output=True, text=True, timeout=60, cwd=cwd)
 
 
-def test_help_takes_less_than_four_tenths_of_a_second(tmp_path: Path) -> None:
-    spent = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        answer = r1kit("--help", cwd=tmp_path)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        # Processor time, not wall time: a busy machine does not make the command slower.
-        spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-        assert answer.returncode == 0
-        for command in ("run", "doctor", "distill", "teacher", "students", "eval"):
-            assert f"\n  {command} " in answer.stdout
-    assert min(spent) < 0.4
+def test_help_names_every_command(tmp_path: Path) -> None:
+    answer = r1kit("--help", cwd=tmp_path)
+    assert answer.returncode == 0
+    for command in ("run", "doctor", "distill", "teacher", "students", "eval"):
+        assert f"\n  {command} " in answer.stdout
 
 
-def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
-    heavy = ["torch", "transformers", "pydantic", "yaml", "sympy", "pyarrow", "aiohttp", "jinja2"]
+HEAVY = {
+    *("torch", "transformers", "tokenizers", "safetensors", "datasets", "accelerate", "peft"),
+    *("numpy", "pyarrow", "sympy", "math_verify", "aiohttp", "starlette", "uvicorn", "triton"),
+    *("pydantic", "yaml", "jinja2", "plotly"),
+}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "typers_own"),
+    [
+        (["--help"], set()),
+        (["run", "--help"], {"pydantic"}),  # typer checks a command's arguments with it
+        (["distill", "--help"], {"pydantic"}),
+        (["teacher", "--help"], {"pydantic"}),
+        (["students", "sft", "--help"], {"pydantic"}),
+        (["eval", "run", "--help"], {"pydantic"}),
+    ],
+)
+def test_help_imports_nothing_heavy(
+    arguments: list[str], typers_own: set[str], tmp_path: Path
+) -> None:
     code = (
-        "import sys; sys.argv = ['r1kit', '--help']\n"
+        f"import sys; sys.argv = ['r1kit', *{arguments}]\n"
         "from r1kit.distill.cli import main\n"
         "try: main()\n"
-        f"except SystemExit: print([m for m in {heavy} if m in sys.modules], file=sys.stderr)"
+        f"except SystemExit: print(*{HEAVY - typers_own} & {{*sys.modules}}, file=sys.stderr)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path
     )
-    assert done.stderr.strip() == "[]"
+    assert (done.stderr.strip(), done.returncode) == ("", 0)
 
 
 @pytest.mark.parametrize(

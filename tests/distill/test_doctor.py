@@ -2,10 +2,15 @@
 
 import json
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from r1kit.distill import doctor, environment
-from r1kit.distill.doctor import NEEDS, PROBES, Finding, examine, show, verdicts
+import typer
+from r1kit.distill import cli, doctor, environment
+from r1kit.distill.doctor import NEEDS, PROBES, Finding, Need, advice, examine, show, verdicts
+from r1kit.distill.environment import memory_gib
+from typer.core import TyperGroup
 
 
 def test_every_need_is_something_that_is_looked_for() -> None:
@@ -19,6 +24,7 @@ def test_a_command_lacks_exactly_what_is_missing() -> None:
     findings["cuda"] = Finding(False, "no GPU", "buy one")
     said = verdicts(findings)
     assert said["r1kit students sft (0.5B and more)"] == "no: cuda missing"
+    assert said["r1kit teacher train-tiny"] == "yes (better with cuda)"
     assert said["r1kit run quickstart"] == "yes"
     findings["cuda"] = Finding(None, "cannot be told")
     assert verdicts(findings)["r1kit students sft (0.5B and more)"] == "yes"
@@ -34,6 +40,68 @@ def test_a_machine_without_anything_is_examined_to_the_end(monkeypatch: pytest.M
     for name in ("torch", "cuda", "gpu", "vllm", "bwrap", "landlock", "c++ compiler"):
         assert findings[name].there is False, name
         assert findings[name].get, name
+
+
+def commands_of(group: TyperGroup, path: str) -> Iterator[str]:
+    context = typer.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if isinstance(command, TyperGroup):
+            yield from commands_of(command, f"{path} {name}")
+        else:
+            yield f"{path} {name}"
+
+
+def test_it_knows_every_command() -> None:
+    typed = [need.command.partition(" (")[0] for need in NEEDS]
+    told = {
+        " ".join([*words[:-1], last])
+        for words in map(str.split, typed)
+        for last in words[-1].split("|")
+    }
+    root = typer.main.get_command(cli.app)
+    assert isinstance(root, TyperGroup)
+    commands = set(commands_of(root, "r1kit"))
+    assert "r1kit students sft" in commands
+    assert commands - {"r1kit run", "r1kit doctor"} <= told
+    assert {each for each in told if each.startswith("r1kit ")} - commands == {
+        "r1kit run quickstart",
+        "r1kit run RECIPE",
+    }
+
+
+def test_it_says_what_is_not_worth_getting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "NEEDS", (Need("r1kit x", ("torch",), ("cuda",)),))
+    missing = Finding(False, "gone", "get it")
+    assert advice("torch", missing) == advice("cuda", missing) == "get it"
+    assert advice("nvcc", missing) == "get it (no command of this version needs it)"
+    assert advice("nvcc", Finding(True, "here", "get it")) == ""
+
+
+def test_a_containers_memory_counts_and_not_its_hosts(tmp_path: Path) -> None:
+    whole = memory_gib(tmp_path / "nothing")
+    assert whole > 0.5
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory_gib(tmp_path) == whole
+    (tmp_path / "memory.max").write_text("536870912\n")
+    assert memory_gib(tmp_path) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("driver", "build", "says"),
+    [
+        (False, "2.13.0", "torch sees no GPU"),
+        (True, "2.13.0+cpu", "torch is a CPU build"),
+        (True, "2.13.0", "torch cannot use the GPU"),
+    ],
+)
+def test_it_tells_a_missing_gpu_from_a_build_that_cannot_use_it(
+    driver: bool, build: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "_in_a_child", lambda code: "")
+    monkeypatch.setattr(doctor, "gpus", lambda: [{"name": "H100"}] if driver else [])
+    monkeypatch.setattr(doctor, "version", lambda package: build)
+    assert doctor.cuda().found == says
 
 
 def test_a_probe_that_breaks_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,7 +44,7 @@ def test_a_setting_changes_the_stage_that_it_feeds_and_all_after_it(
 
 @pytest.mark.parametrize(
     "override",
-    ["teacher.batch_size=7", "teacher.concurrency=3", "teacher.retries=1", "teacher.stream=true"],
+    ["teacher.batch_size=7", "teacher.concurrency=3", "teacher.retries=1", "teacher.device=cpu"],
 )
 def test_how_the_teacher_is_reached_changes_nothing(override: str, tmp_path: Path) -> None:
     assert digests([], tmp_path / "run") == digests([override], tmp_path / "run")

@@ -91,9 +91,9 @@ def answers(out: Path) -> int:
 
 
 def in_process(recipe: Recipe, out: Path, **more: Stage) -> None:
-    console = Console(stream=open(os.devnull, "w"), interactive=False)  # noqa: PTH123, SIM115
-    run(recipe, Workspace(out), console, parts=FAKES.parts(), **more)
-    console.stream.close()
+    with Path(os.devnull).open("w") as nowhere:
+        console = Console(stream=nowhere, interactive=False)
+        run(recipe, Workspace(out), console, parts=FAKES.parts(), **more)
 
 
 @pytest.fixture
@@ -137,7 +137,9 @@ def test_a_second_run_does_nothing_and_says_so_within_five_seconds(
     assert files == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.json*")}
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    "seed", [*range(5), *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(5, 72))]
+)
 def test_a_run_killed_at_random_moments_ends_with_the_same_traces(
     seed: int, recipe_file: Path, unbroken: Path, tmp_path: Path
 ) -> None:
@@ -321,9 +323,11 @@ def test_an_unreachable_teacher_makes_no_marker(recipe_file: Path, tmp_path: Pat
         raise EngineError("http://127.0.0.1:1/v1: refused")
 
     parts = FAKES.Parts(open_engine=refuse)
-    console = Console(stream=open(os.devnull, "w"), interactive=False)  # noqa: PTH123, SIM115
-    with pytest.raises(EngineError, match="refused") as stopped:
-        run(load(str(recipe_file), []), Workspace(tmp_path / "out"), console, parts=parts)
-    console.stream.close()
+    recipe, workspace = load(str(recipe_file), []), Workspace(tmp_path / "out")
+    with (
+        Path(os.devnull).open("w") as nowhere,
+        pytest.raises(EngineError, match="refused") as stopped,
+    ):
+        run(recipe, workspace, Console(stream=nowhere, interactive=False), parts=parts)
     assert "Kept: done: problems" in stopped.value.__notes__[0]
     assert Workspace(tmp_path / "out").marker(Stage.SAMPLE) is None

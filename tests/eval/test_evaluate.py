@@ -187,6 +187,8 @@ def command(
         return engines[-1]
 
     monkeypatch.setattr("r1kit.teacher.engines.open_engine", open_engine)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").touch()  # a model must be there, whoever answers
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: str) -> tuple[Any, list[Request]]:

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from r1kit.students import models
 from r1kit.students.models import ModelError, build_model, save_student, stop_at
 
 SIZES = {"tiny-qwen": 823_424, "tiny-llama": 822_400}
@@ -64,17 +63,6 @@ def test_a_saved_student_is_a_model_to_start_from(tmp_path: Path) -> None:
     assert again.dtype == torch.float32 and again.training  # master weights, whatever was stored
     weight = model.state_dict()["model.norm.weight"]
     assert torch.equal(again.state_dict()["model.norm.weight"], weight.bfloat16().float())
-
-
-def test_a_packaged_base_is_used_instead_of_random_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, tokenizer = build_model("tiny-qwen", seed=9)
-    save_student(model, tokenizer, tmp_path / "tiny-qwen")
-    monkeypatch.setattr(models, "BASES", tmp_path)
-    found, _ = build_model("tiny-qwen", seed=1)
-    key = "model.embed_tokens.weight"
-    assert torch.equal(found.state_dict()[key], model.state_dict()[key])
 
 
 def test_paths_that_hold_no_model_say_what_they_hold(tmp_path: Path) -> None:

@@ -20,7 +20,14 @@ Write = Callable[..., Path]
 
 
 def settings(**values: Any) -> SftSettings:
-    quick: dict[str, Any] = {"batch_size": 8, "epochs": 1, "dtype": "float32", "device": "cpu"}
+    quick: dict[str, Any] = {
+        "batch_size": 8,
+        "epochs": 1,
+        "learning_rate": 8e-3,
+        "adamw_learning_rate": 8e-3,
+        "dtype": "float32",
+        "device": "cpu",
+    }
     return SftSettings(**{**quick, **values})
 
 

@@ -1,6 +1,7 @@
 """tiny-r1: what trains it, what ships, and the router bias that transformers does not move."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -93,12 +94,12 @@ def test_the_same_settings_train_the_same_weights() -> None:
 
 def test_rebuild_writes_weights_that_the_engine_opens_and_a_card(tmp_path: Path) -> None:
     out = tmp_path / "mine"
-    measured = rebuild(out, steps=2, seed=1, device="cpu", per_family=2)
+    measured = rebuild(out, replace(SMALL, seed=1), device="cpu", per_family=2)
     assert set(measured.thinking) == set(FAMILIES)
     assert "pass@1, thinking" in (out / "README.md").read_text()
     assert json.loads((out / "training.json").read_text())["settings"]["seed"] == 1
     with pytest.raises(KitError, match="exists already"):
-        rebuild(out, steps=2, seed=1, device="cpu", per_family=2)
+        rebuild(out, replace(SMALL, seed=1), device="cpu", per_family=2)
 
 
 def test_the_packaged_teacher_is_small_and_has_the_shape_that_vllm_serves() -> None:
@@ -140,7 +141,7 @@ def test_what_cannot_be_rebuilt_is_refused_before_any_training(tmp_path: Path) -
     (tmp_path / "file").touch()
     inside = tmp_path / "file" / "out"
     with pytest.raises(KitError, match="out: cannot be made: Not a directory"):
-        rebuild(inside, steps=None, seed=0, device="cpu", per_family=1)
+        rebuild(inside, TinySettings(), device="cpu", per_family=1)
     with pytest.raises(KitError, match="device must be auto, cpu or cuda, got 'gpu'"):
-        rebuild(tmp_path / "out", steps=None, seed=0, device="gpu", per_family=1)
+        rebuild(tmp_path / "out", TinySettings(), device="gpu", per_family=1)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
