@@ -31,6 +31,8 @@ MAX_LANES = 4
 AHEAD = 0.5
 """Requests drawn beyond the rows there are, as a share of them: work at hand while the caller is
 busy with what was yielded."""
+POLL_S = 0.05
+"""How long to wait for the lanes before a source that ran dry is asked again."""
 
 Before = Callable[[Request, str], None]
 OnText = Callable[[Request, str], None]
@@ -121,16 +123,16 @@ class TorchEngine:
         self._start()
         call = _Call(self, before, on_text)
         source = iter(requests)
-        exhausted = False
         try:
-            while not exhausted or call.in_flight:
-                while not exhausted and call.in_flight < self.capacity * (1 + AHEAD):
-                    request = next(source, None)
-                    if request is None:
-                        exhausted = True
-                    elif (refused := call.submit(request)) is not None:
+            while True:
+                while call.in_flight < self.capacity * (1 + AHEAD):
+                    if (request := next(source, None)) is None:
+                        break
+                    if (refused := call.submit(request)) is not None:
                         yield refused
-                if call.in_flight and (response := call.wait()) is not None:
+                if not call.in_flight:
+                    return
+                if (response := call.wait()) is not None:
                     yield response
         finally:
             call.is_over = True
@@ -212,19 +214,21 @@ class _Call:
         )
         return None
 
+    def _check_open(self) -> None:
+        if self.engine._closed.is_set():
+            raise EngineError("the engine was closed while it was answering")
+
     def wait(self) -> Response | None:
-        """Take the next event; a response, if it ended a request.
+        """Take the next event, if there is one soon; a response, if it ended a request.
 
         Raises:
             EngineError: the engine was closed meanwhile, or a lane failed.
         """
-        while True:
-            try:
-                event = self.events.get(timeout=1.0)
-                break
-            except queue.Empty:
-                if self.engine._closed.is_set():
-                    raise EngineError("the engine was closed while it was answering") from None
+        try:
+            event = self.events.get(timeout=POLL_S)
+        except queue.Empty:
+            self._check_open()
+            return None  # the source may have more by now
         if isinstance(event, Broke):
             raise EngineError(f"the model failed: {event.error}") from event.error
         if isinstance(event, Wrote):
