@@ -75,6 +75,7 @@ class TorchEngine:
         directory = Path(model)
         self._loaded = load(directory, max_length=max_length, dtype=dtype, device=device)
         self.path, self.max_length = self._loaded.path, self._loaded.max_length
+        self._text = self._loaded.text
         log.info("%s: %s", directory.name, self.path)
         self._identity = Identity("torch", name or directory.resolve().name, revision(directory))
         self.endpoint = f"torch:{device}"
@@ -169,6 +170,7 @@ class _Call:
 
     def __init__(self, engine: TorchEngine, before: Before | None, on_text: OnText | None) -> None:
         self.engine, self.before, self.on_text = engine, before, on_text
+        self.text = engine._text
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self.in_flight = 0
         self.is_over = False
@@ -177,12 +179,17 @@ class _Call:
         return self.is_over or self.engine._closed.is_set()
 
     def submit(self, request: Request) -> Response | None:
-        """Hand a request to the lanes, or say at once why it cannot be answered."""
+        """Hand a request to the lanes, or say at once why it cannot be answered.
+
+        Raises:
+            EngineError: the engine was closed meanwhile.
+        """
+        self._check_open()
         engine = self.engine
         if self.before is not None:
             self.before(request, engine.endpoint)
         try:
-            prompt = list(engine._loaded.text.encode(request.prompt))
+            prompt = list(self.text.encode(request.prompt))
         except PromptError as error:
             return Response(request, "", engine.endpoint, 0.0, str(error))
         room = engine.max_length - len(prompt)
@@ -207,7 +214,7 @@ class _Call:
                 top_p=request.sampling.top_p,
                 post=self.events.put,
                 cancelled=self.is_cancelled,
-                tag=(request, key, Stream(engine._loaded.text, prompt[-1])),
+                tag=(request, key, Stream(self.text, prompt[-1])),
                 streams=self.on_text is not None,
                 watch=None if watch is None else lambda n, row: watch(request, n, row),
             )
