@@ -91,7 +91,8 @@ class LeanModel:
         if config.hidden_act != "silu":
             raise NotLean(f"activation {config.hidden_act}")
         self.dtype, self.eps = dtype, float(config.rms_norm_eps)
-        turns_LF, self.turn_scale = rotary_table(inner.rotary_emb, length)
+        whole_chunks = -(-length // CHUNK) * CHUNK  # the last chunk's padding has positions, too
+        turns_LF, self.turn_scale = rotary_table(inner.rotary_emb, whole_chunks)
         wide = torch.complex128 if dtype == torch.float64 else torch.complex64
         self.embedding_VH = stored(inner.embed_tokens.weight.detach(), dtype)
         self.turns_LF = turns_LF.to(self.embedding_VH.device, wide)
