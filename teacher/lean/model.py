@@ -173,7 +173,8 @@ def rotary_table(rotary: Any, length: int) -> tuple[Tensor, float]:
     if "dynamic" in kind or kind == "longrope":
         raise NotLean(f"rotary embedding of type {kind}")
     angles_LF = torch.arange(length)[:, None].float() * rotary.inv_freq.detach().cpu().float()
-    return torch.polar(torch.ones_like(angles_LF), angles_LF), float(rotary.attention_scaling)
+    turns_LF = torch.complex(angles_LF.cos(), angles_LF.sin())  # bit for bit transformers' own
+    return turns_LF, float(rotary.attention_scaling)
 
 
 def interleave_halves(weight: Tensor, width: int) -> Tensor:
