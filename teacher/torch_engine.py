@@ -45,7 +45,7 @@ class TorchEngine:
 
     Args:
         model: directory with config.json, safetensors and a tokenizer with a chat template.
-        batch_size: rows per lane.
+        batch_size: rows per lane; the lean loop rounds it up to a multiple of 4.
         max_length: longest prompt and reply together, in tokens; None: the model's own limit.
         dtype: float32 runs the lean loop where it knows the architecture; any other type runs
             transformers' forward pass, one row at a time.
@@ -81,7 +81,6 @@ class TorchEngine:
         self.endpoint = f"torch:{device}"
         threads = torch.get_num_threads()
         self.num_lanes = lanes or (min(threads, MAX_LANES) if device == "cpu" else 1)
-        self.capacity = self.num_lanes * batch_size
         self.watch: Callable[[Request, int, torch.Tensor], None] | None = None
         """For tests and debugging: called with (request, token number, logits) from the lanes."""
         self._inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
@@ -95,6 +94,7 @@ class TorchEngine:
             )
             for _ in range(self.num_lanes)
         ]
+        self.capacity = sum(lane.decoder.rows for lane in self._lanes)
         self._threads: list[threading.Thread] = []
         self._threads_per_lane = max(1, threads // self.num_lanes)
         self._lock = threading.Lock()
