@@ -230,12 +230,8 @@ class Lane:
         self._find_ways()
 
     def _find_ways(self) -> None:
-        jobs = [self.jobs[row] for row in self.decoding]
-        self.ways = Ways(
-            greedy=any(job.temperature == 0 for job in jobs),
-            whole=any(job.temperature > 0 and job.top_p == 1 for job in jobs),
-            nucleus=any(job.temperature > 0 and job.top_p < 1 for job in jobs),
-        )
+        state = self.state
+        self.ways = Ways.of(state.temperature[self.decoding], state.top_p[self.decoding])
 
     def _read_prompts(self) -> None:
         """Prefill while there is a full set of chunks, or chunks that have waited long enough."""
