@@ -51,17 +51,29 @@ def load(directory: Path, *, max_length: int | None, dtype: torch.dtype, device:
     Raises:
         EngineError: it cannot be loaded, or has no chat template; says what is missing.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    if not (directory / "config.json").is_file():
-        raise EngineError(f"{directory}: no config.json; a model is a directory with config.json")
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            directory, dtype=dtype, use_safetensors=True, trust_remote_code=False
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            directory,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise EngineError(f"{directory}: the model does not load: {error}") from error
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise EngineError(
+            f"{directory}: the model does not load: {said}; "
+            "it needs whole *.safetensors, config.json and a tokenizer"
+        ) from error
+    if missing := sorted(loading["missing_keys"]):
+        raise EngineError(
+            f"{directory}: {len(missing)} weights are in none of its *.safetensors, such as "
+            f"{missing[0]}; copy the model again"
+        )
     if tokenizer.chat_template is None:
         raise EngineError(f"{directory}: the tokenizer has no chat template (chat_template.jinja)")
     model = model.to(device).eval().requires_grad_(False)
