@@ -21,7 +21,7 @@ import torch
 
 from .engine import EngineError, Finish, Identity, Request, Response
 from .lean.lane import Broke, Ended, Event, Job, Lane, Wrote, start_lanes
-from .lean.load import load, revision
+from .lean.load import load, locate, revision
 from .lean.text import PromptError, Stream
 
 log = logging.getLogger(__name__)
@@ -39,17 +39,18 @@ OnText = Callable[[Request, str], None]
 
 
 class TorchEngine:
-    """Answers prompts with a model from a local directory.
+    """Answers prompts with a model from a directory, or from Hugging Face.
 
     `answer` may be called from several threads at once; their requests share the batches.
 
     Args:
-        model: directory with config.json, safetensors and a tokenizer with a chat template.
+        model: directory with config.json, safetensors and a tokenizer with a chat template, or a
+            Hugging Face id, which is downloaded.
         batch_size: rows per lane; the lean loop rounds it up to a multiple of 4.
         max_length: longest prompt and reply together, in tokens; None: the model's own limit.
         dtype: float32 runs the lean loop where it knows the architecture; any other type runs
             transformers' forward pass, one row at a time.
-        name: the model's name in the identity; None: the directory's.
+        name: the model's name in the identity; None: the directory's, or the id.
         lanes: None: as many as torch has threads, at most `MAX_LANES`; on a GPU, one.
 
     Attributes:
@@ -72,12 +73,13 @@ class TorchEngine:
     ) -> None:
         if batch_size < 1:
             raise EngineError(f"batch_size must be at least 1, got {batch_size}")
-        directory = Path(model)
+        directory = locate(model)
         self._loaded = load(directory, max_length=max_length, dtype=dtype, device=device)
         self.path, self.max_length = self._loaded.path, self._loaded.max_length
         self._text = self._loaded.text
-        log.info("%s: %s", directory.name, self.path)
-        self._identity = Identity("torch", name or directory.resolve().name, revision(directory))
+        name = name or (directory.resolve().name if Path(model).expanduser().exists() else str(model))
+        log.info("%s: %s", name, self.path)
+        self._identity = Identity("torch", name, revision(directory))
         self.endpoint = f"torch:{device}"
         threads = torch.get_num_threads()
         self.num_lanes = lanes or (min(threads, MAX_LANES) if device == "cpu" else 1)
