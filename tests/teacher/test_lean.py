@@ -17,6 +17,7 @@ from r1kit.teacher.lean.deepseek import DeepseekLean
 from r1kit.teacher.lean.llama import LlamaLean
 from r1kit.teacher.lean.model import Chunk, LeanDecoder, LeanModel, NotLean
 from r1kit.teacher.tiny import model_path
+from r1kit.teacher.tiny.tokenizer import build_tokenizer
 from r1kit.teacher.torch_engine import TorchEngine
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -259,8 +260,6 @@ def check_greedy(
     model: Any, request: Request, response: Response, seen: dict[int, Tensor]
 ) -> None:
     """What was written is what the watched logits say, and those are transformers' own."""
-    from r1kit.teacher.tiny.tokenizer import build_tokenizer
-
     tokenizer = build_tokenizer()
     wrote = [int(seen[number].argmax()) for number in sorted(seen)]
     text = tokenizer.decode(wrote, skip_special_tokens=True)
