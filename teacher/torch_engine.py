@@ -77,7 +77,9 @@ class TorchEngine:
         self._loaded = load(directory, max_length=max_length, dtype=dtype, device=device)
         self.path, self.max_length = self._loaded.path, self._loaded.max_length
         self._text = self._loaded.text
-        name = name or (directory.resolve().name if Path(model).expanduser().exists() else str(model))
+        name = name or (
+            directory.resolve().name if Path(model).expanduser().exists() else str(model)
+        )
         log.info("%s: %s", name, self.path)
         self._identity = Identity("torch", name, revision(directory))
         self.endpoint = f"torch:{device}"

@@ -73,7 +73,7 @@ def locate(model: str | Path) -> Path:
 
     try:
         found = Path(snapshot_download(model, allow_patterns=list(HUB_FILES)))
-    except Exception as error:  # noqa: BLE001 - the network's errors are those of the hub's HTTP library
+    except Exception as error:  # the network's errors come from whichever HTTP library the hub uses
         said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise EngineError(
             f"{model}: no such directory, and as a Hugging Face id it cannot be had ({said}); "
@@ -95,7 +95,7 @@ def load(directory: Path, *, max_length: int | None, dtype: torch.dtype, device:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-        model, loading = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             directory,
             dtype=dtype,
             use_safetensors=True,
@@ -108,6 +108,7 @@ def load(directory: Path, *, max_length: int | None, dtype: torch.dtype, device:
             f"{directory}: the model does not load: {said}; "
             "it needs whole *.safetensors, config.json and a tokenizer"
         ) from error
+    model, loading = loaded
     if missing := sorted(loading["missing_keys"]):
         raise EngineError(
             f"{directory}: {len(missing)} weights are in none of its *.safetensors, such as "
