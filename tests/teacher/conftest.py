@@ -1,4 +1,4 @@
-"""What the engine's tests share: very small random models, every weight away from its trivial value."""
+"""What the engine tests share: very small random models, no weight at its trivial value."""
 
 from __future__ import annotations
 

@@ -141,7 +141,9 @@ def steps(num: int, digits: int) -> float:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_logits_equal_transformers_own_across_chunks_and_pages(name: str, build_tiny: Build) -> None:
+def test_logits_equal_transformers_own_across_chunks_and_pages(
+    name: str, build_tiny: Build
+) -> None:
     kind, config = CASES[name]
     model, ids = build_tiny(kind, **config), random_ids(LENGTH)
     ways = [{"absorbed": True}, {"absorbed": False}] if kind == "deepseek" else [{}]
@@ -256,9 +258,7 @@ def test_what_is_not_lean_falls_back_to_transformers_and_says_so(
     check_greedy(model, request, response, seen)
 
 
-def check_greedy(
-    model: Any, request: Request, response: Response, seen: dict[int, Tensor]
-) -> None:
+def check_greedy(model: Any, request: Request, response: Response, seen: dict[int, Tensor]) -> None:
     """What was written is what the watched logits say, and those are transformers' own."""
     tokenizer = build_tokenizer()
     wrote = [int(seen[number].argmax()) for number in sorted(seen)]

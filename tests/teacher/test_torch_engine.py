@@ -1,4 +1,4 @@
-"""The torch engine: the same bits in any company, answers as they end, and what it says if it can't.
+"""The torch engine: the same bits in any company, answers as they end, and errors that say why.
 
 The models are tiny and random, so replies are noise that ends by chance, a few bytes or many later.
 """
@@ -83,7 +83,9 @@ def answered(
     return raw, seen
 
 
-def assert_same(got: tuple[dict[Request, str], Seen], want: tuple[dict[Request, str], Seen]) -> None:
+def assert_same(
+    got: tuple[dict[Request, str], Seen], want: tuple[dict[Request, str], Seen]
+) -> None:
     """All that `want` holds stands in `got`, bit for bit."""
     for request, raw in want[0].items():
         assert raw and got[0][request] == raw
@@ -210,12 +212,11 @@ def test_freed_rows_are_filled_and_requests_are_drawn_as_they_are_needed(
 ) -> None:
     source = Queue()
     source.waiting = [ask(f"{i}", tokens=3) for i in range(40)]
-    wanted, num_answered = list(source.waiting), 0
+    wanted = list(source.waiting)
     answers = []
-    for response in engine.answer(source):
+    for num_answered, response in enumerate(engine.answer(source)):
         answers.append(response.request)
         assert source.num_drawn <= num_answered + engine.capacity * (1 + AHEAD)
-        num_answered += 1
     assert sorted(map(repr, answers)) == sorted(map(repr, wanted))
 
 
@@ -307,9 +308,14 @@ def test_closing_ends_an_open_answer_in_an_engine_error(tiny_dirs: dict[str, Pat
 
 def test_closing_from_another_thread_stops_a_waiting_answer(tiny_dirs: dict[str, Path]) -> None:
     opened = TorchEngine(tiny_dirs["fallback"], batch_size=1, lanes=1)
-    opened.watch = lambda request, number, row: begun.set()
     begun = threading.Event()
-    closer = threading.Thread(target=lambda: begun.wait(10) and opened.close())
+    opened.watch = lambda request, number, row: begun.set()
+
+    def close() -> None:
+        begun.wait(10)
+        opened.close()
+
+    closer = threading.Thread(target=close)
     closer.start()
     with pytest.raises(EngineError, match="closed while it was answering"):
         list(opened.answer([endless(f"{i}", 240) for i in range(3)]))
@@ -435,6 +441,11 @@ def lose_weights(folder: Path) -> None:
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
+def lose_tokenizer(folder: Path) -> None:
+    for file in folder.glob("*token*"):
+        file.unlink()
+
+
 def unknown_kind(folder: Path) -> None:
     (folder / "config.json").write_text('{"model_type": "perceptron"}')
 
@@ -448,10 +459,8 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "cut weights": (cut_weights, r"does not load: SafetensorError.*\*\.safetensors"),
     "lost weights": (lose_weights, r"1 weights are in none .* model\.layers\.1\.mlp\.up_proj"),
     "no template": (lambda d: (d / "chat_template.jinja").unlink(), "no chat template"),
-    "no tokenizer": (
-        lambda d: [file.unlink() for file in d.glob("*token*")], "does not load"
-    ),
-}  # fmt: skip
+    "no tokenizer": (lose_tokenizer, "does not load"),
+}
 
 
 @pytest.mark.parametrize("name", BROKEN)
