@@ -189,7 +189,7 @@ class Lane:
         else:
             row = self.free.popleft()
         self.jobs[row], job.started = job, time.monotonic()
-        self.decoder.reserve(len(job.prompt) + job.limit)
+        self.decoder.reserve(len(job.prompt))
         self.state.widen(job.limit)
         self.state.set(row, job)
         if row == source:
@@ -260,6 +260,7 @@ class Lane:
         """One token for every decoding row; hand out those that ended with it."""
         state = self.state
         length = int((state.position * state.active).max()) + 1
+        self.decoder.reserve(length)
         logits_RV = self.decoder.decode(state.token, state.position, self.decoding, length)
         at_R1 = state.count[:, None]
         uniform_R = state.uniform_RW.gather(1, at_R1)[:, 0]

@@ -382,6 +382,20 @@ def test_a_reply_ends_at_max_length(engine: TorchEngine) -> None:
     assert completion.finish == Finish.LENGTH
 
 
+def test_the_cache_grows_with_what_is_written_not_with_what_might_be(
+    tiny_dirs: dict[str, Path],
+) -> None:
+    pages: dict[int, int] = {}
+    with TorchEngine(tiny_dirs["one-group"], batch_size=1, lanes=1) as opened:
+        cache = opened._lanes[0].decoder.cache  # type: ignore[attr-defined]
+        opened.watch = lambda request, number, row: pages.update({number: cache.num_pages})
+        (response,) = opened.answer([endless("x" * 30, 200)])
+    assert parse_response(response).completion_tokens == 200
+    for number, num_pages in pages.items():
+        needed = -(-(33 + number) // PAGE)
+        assert needed <= num_pages <= max(1, needed * 3 // 2)
+
+
 @pytest.mark.parametrize("kind", ["llama", "deepseek"])
 def test_weights_that_are_not_numbers_give_an_error_and_spare_other_prompts(
     kind: str, build_tiny: Build, save_tiny: Save, tmp_path: Path
