@@ -9,9 +9,7 @@ FOLDERS = [ROOT / name for name in ("distill", "students", "eval", "teacher", "k
 
 
 def test_every_folder_of_code_is_listed_as_a_package() -> None:
-    holds_code = {file.parent for folder in FOLDERS for file in folder.rglob("*.py")} - {
-        ROOT / "kernels"
-    }
+    holds_code = {file.parent for folder in FOLDERS for file in folder.rglob("*.py")}
     names = {".".join(("r1kit", *folder.relative_to(ROOT).parts)) for folder in holds_code}
     assert names | {"r1kit", "r1kit.kernels"} == set(TOOL["packages"])
 
