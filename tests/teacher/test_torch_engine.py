@@ -405,7 +405,8 @@ def test_weights_that_are_not_numbers_give_an_error_and_spare_other_prompts(
     folder = save_tiny(model, tmp_path / kind)
     good = [ask(f"good {i}", tokens=4) for i in range(9)]
     want, _ = answered(folder, good)
-    bad = [ask("bad ~", i) for i in range(6)]
+    # What is broken stands in a page that a shorter prompt reads, beyond what it overwrites.
+    bad = [ask("x" * CHUNK + "~", i) for i in range(6)]
     with TorchEngine(folder, batch_size=4, lanes=1) as opened:
         mixed = [request for pair in zip(bad, good, strict=False) for request in pair]
         found = {r.request: r for r in opened.answer([*mixed, *good[6:]])}
