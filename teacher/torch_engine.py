@@ -21,7 +21,7 @@ import torch
 
 from .engine import EngineError, Finish, Identity, Request, Response
 from .lean.lane import Broke, Ended, Event, Job, Lane, Wrote, start_lanes
-from .lean.load import load, revision
+from .lean.load import load, locate, revision
 from .lean.text import PromptError, Stream
 
 log = logging.getLogger(__name__)
@@ -31,23 +31,26 @@ MAX_LANES = 4
 AHEAD = 0.5
 """Requests drawn beyond the rows there are, as a share of them: work at hand while the caller is
 busy with what was yielded."""
+POLL_S = 0.05
+"""How long to wait for the lanes before a source that ran dry is asked again."""
 
 Before = Callable[[Request, str], None]
 OnText = Callable[[Request, str], None]
 
 
 class TorchEngine:
-    """Answers prompts with a model from a local directory.
+    """Answers prompts with a model from a directory, or from Hugging Face.
 
     `answer` may be called from several threads at once; their requests share the batches.
 
     Args:
-        model: directory with config.json, safetensors and a tokenizer with a chat template.
-        batch_size: rows per lane.
+        model: directory with config.json, safetensors and a tokenizer with a chat template, or a
+            Hugging Face id, which is downloaded.
+        batch_size: rows per lane; the lean loop rounds it up to a multiple of 4.
         max_length: longest prompt and reply together, in tokens; None: the model's own limit.
         dtype: float32 runs the lean loop where it knows the architecture; any other type runs
             transformers' forward pass, one row at a time.
-        name: the model's name in the identity; None: the directory's.
+        name: the model's name in the identity; None: the directory's, or the id.
         lanes: None: as many as torch has threads, at most `MAX_LANES`; on a GPU, one.
 
     Attributes:
@@ -70,15 +73,18 @@ class TorchEngine:
     ) -> None:
         if batch_size < 1:
             raise EngineError(f"batch_size must be at least 1, got {batch_size}")
-        directory = Path(model)
+        directory = locate(model)
         self._loaded = load(directory, max_length=max_length, dtype=dtype, device=device)
         self.path, self.max_length = self._loaded.path, self._loaded.max_length
-        log.info("%s: %s", directory.name, self.path)
-        self._identity = Identity("torch", name or directory.resolve().name, revision(directory))
+        self._text = self._loaded.text
+        name = name or (
+            directory.resolve().name if Path(model).expanduser().exists() else str(model)
+        )
+        log.info("%s: %s", name, self.path)
+        self._identity = Identity("torch", name, revision(directory))
         self.endpoint = f"torch:{device}"
         threads = torch.get_num_threads()
         self.num_lanes = lanes or (min(threads, MAX_LANES) if device == "cpu" else 1)
-        self.capacity = self.num_lanes * batch_size
         self.watch: Callable[[Request, int, torch.Tensor], None] | None = None
         """For tests and debugging: called with (request, token number, logits) from the lanes."""
         self._inbox: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
@@ -92,6 +98,7 @@ class TorchEngine:
             )
             for _ in range(self.num_lanes)
         ]
+        self.capacity = sum(lane.decoder.rows for lane in self._lanes)
         self._threads: list[threading.Thread] = []
         self._threads_per_lane = max(1, threads // self.num_lanes)
         self._lock = threading.Lock()
@@ -121,16 +128,16 @@ class TorchEngine:
         self._start()
         call = _Call(self, before, on_text)
         source = iter(requests)
-        exhausted = False
         try:
-            while not exhausted or call.in_flight:
-                while not exhausted and call.in_flight < self.capacity * (1 + AHEAD):
-                    request = next(source, None)
-                    if request is None:
-                        exhausted = True
-                    elif (refused := call.submit(request)) is not None:
+            while True:
+                while call.in_flight < self.capacity * (1 + AHEAD):
+                    if (request := next(source, None)) is None:
+                        break
+                    if (refused := call.submit(request)) is not None:
                         yield refused
-                if call.in_flight and (response := call.wait()) is not None:
+                if not call.in_flight:
+                    return
+                if (response := call.wait()) is not None:
                     yield response
         finally:
             call.is_over = True
@@ -167,6 +174,7 @@ class _Call:
 
     def __init__(self, engine: TorchEngine, before: Before | None, on_text: OnText | None) -> None:
         self.engine, self.before, self.on_text = engine, before, on_text
+        self.text = engine._text
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self.in_flight = 0
         self.is_over = False
@@ -175,12 +183,17 @@ class _Call:
         return self.is_over or self.engine._closed.is_set()
 
     def submit(self, request: Request) -> Response | None:
-        """Hand a request to the lanes, or say at once why it cannot be answered."""
+        """Hand a request to the lanes, or say at once why it cannot be answered.
+
+        Raises:
+            EngineError: the engine was closed meanwhile.
+        """
+        self._check_open()
         engine = self.engine
         if self.before is not None:
             self.before(request, engine.endpoint)
         try:
-            prompt = list(engine._loaded.text.encode(request.prompt))
+            prompt = list(self.text.encode(request.prompt))
         except PromptError as error:
             return Response(request, "", engine.endpoint, 0.0, str(error))
         room = engine.max_length - len(prompt)
@@ -205,26 +218,28 @@ class _Call:
                 top_p=request.sampling.top_p,
                 post=self.events.put,
                 cancelled=self.is_cancelled,
-                tag=(request, key, Stream(engine._loaded.text, prompt[-1])),
+                tag=(request, key, Stream(self.text, prompt[-1])),
                 streams=self.on_text is not None,
                 watch=None if watch is None else lambda n, row: watch(request, n, row),
             )
         )
         return None
 
+    def _check_open(self) -> None:
+        if self.engine._closed.is_set():
+            raise EngineError("the engine was closed while it was answering")
+
     def wait(self) -> Response | None:
-        """Take the next event; a response, if it ended a request.
+        """Take the next event, if there is one soon; a response, if it ended a request.
 
         Raises:
             EngineError: the engine was closed meanwhile, or a lane failed.
         """
-        while True:
-            try:
-                event = self.events.get(timeout=1.0)
-                break
-            except queue.Empty:
-                if self.engine._closed.is_set():
-                    raise EngineError("the engine was closed while it was answering") from None
+        try:
+            event = self.events.get(timeout=POLL_S)
+        except queue.Empty:
+            self._check_open()
+            return None  # the source may have more by now
         if isinstance(event, Broke):
             raise EngineError(f"the model failed: {event.error}") from event.error
         if isinstance(event, Wrote):

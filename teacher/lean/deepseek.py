@@ -85,14 +85,13 @@ class DeepseekLean(LeanModel):
     def _attention(self, layer: Any) -> Attention:
         """Fold norms, the softmax scale and, where it pays, the latent's unfolding."""
         source, before = layer.self_attn, layer.input_layernorm.weight
-        scale = source.scaling * self.turn_scale**2
         if source.q_lora_rank is None:
             first, query = folded(source.q_proj, before), None
-            first = self._order_queries(first * scale)
+            first = self._order_queries(first, source.scaling)
         else:
             first = folded(source.q_a_proj, before)
             query = self._order_queries(
-                folded(source.q_b_proj, source.q_a_layernorm.weight) * scale
+                folded(source.q_b_proj, source.q_a_layernorm.weight), source.scaling
             )
         down, key_rope = folded(source.kv_a_proj_with_mqa, before).split(
             [self.latent, self.rope], dim=1
@@ -140,11 +139,15 @@ class DeepseekLean(LeanModel):
         """Put the columns that rotate together side by side."""
         return weight if self.config.rope_interleave else interleave_halves(weight, self.rope)
 
-    def _order_queries(self, weight: Tensor) -> Tensor:
-        """Columns by head (nope, rope) to (all nope, all rope)."""
-        by_head = weight.unflatten(1, (self.heads, self.nope + self.rope))
+    def _order_queries(self, weight: Tensor, scale: float) -> Tensor:
+        """Columns by head (nope, rope) to (all nope, all rope), scaled.
+
+        The rotation's own scale, once for the query and once for the key, is for the rotated part.
+        """
+        by_head = (weight * scale).unflatten(1, (self.heads, self.nope + self.rope))
         nope, rope = by_head.split([self.nope, self.rope], dim=2)
-        return torch.cat([nope.flatten(1), self._pair(rope).flatten(1)], dim=1)
+        rope = self._pair(rope) * self.turn_scale**2
+        return torch.cat([nope.flatten(1), rope.flatten(1)], dim=1)
 
     def _mlp(self, layer: Any) -> Mlp:
         """Gates, ups and router in one product; routed and shared experts side by side."""

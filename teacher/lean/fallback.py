@@ -4,6 +4,7 @@ Plain and slow, and trivially independent of batch mates: every row is computed 
 of its own that transformers chooses for the architecture.
 """
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,9 @@ class TransformersDecoder:
     def __init__(self, model: Any, rows: int) -> None:
         self.model, self.rows = model, rows
         self.caches: list[Any] = [None] * rows
+        takes = inspect.signature(model.forward).parameters
+        self.cache_name = "cache" if "cache" in takes else "past_key_values"
+        """transformers renames the argument; under the wrong name a cache would not be read."""
 
     def reserve(self, length: int) -> None:
         """Nothing to do: these caches grow as they are written."""
@@ -50,4 +54,4 @@ class TransformersDecoder:
         return torch.stack([blank if row is None else row for row in logits])
 
     def _forward(self, ids: Tensor, cache: Any) -> Any:
-        return self.model(input_ids=ids, past_key_values=cache, use_cache=True)
+        return self.model(input_ids=ids, use_cache=True, **{self.cache_name: cache})

@@ -189,7 +189,7 @@ class Lane:
         else:
             row = self.free.popleft()
         self.jobs[row], job.started = job, time.monotonic()
-        self.decoder.reserve(len(job.prompt) + job.limit)
+        self.decoder.reserve(len(job.prompt))
         self.state.widen(job.limit)
         self.state.set(row, job)
         if row == source:
@@ -230,12 +230,8 @@ class Lane:
         self._find_ways()
 
     def _find_ways(self) -> None:
-        jobs = [self.jobs[row] for row in self.decoding]
-        self.ways = Ways(
-            greedy=any(job.temperature == 0 for job in jobs),
-            whole=any(job.temperature > 0 and job.top_p == 1 for job in jobs),
-            nucleus=any(job.temperature > 0 and job.top_p < 1 for job in jobs),
-        )
+        state = self.state
+        self.ways = Ways.of(state.temperature[self.decoding], state.top_p[self.decoding])
 
     def _read_prompts(self) -> None:
         """Prefill while there is a full set of chunks, or chunks that have waited long enough."""
@@ -264,6 +260,7 @@ class Lane:
         """One token for every decoding row; hand out those that ended with it."""
         state = self.state
         length = int((state.position * state.active).max()) + 1
+        self.decoder.reserve(length)
         logits_RV = self.decoder.decode(state.token, state.position, self.decoding, length)
         at_R1 = state.count[:, None]
         uniform_R = state.uniform_RW.gather(1, at_R1)[:, 0]

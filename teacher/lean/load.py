@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,11 @@ LEAN: dict[str, tuple[str, Callable[..., LeanModel]]] = {
     "llama": ("lean:llama", LlamaLean),
     "qwen2": ("lean:llama", LlamaLean),
 }
+HUB_FILES = (
+    "*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json",
+    "*token*", "*.jinja", "vocab.json", "merges.txt",
+)  # fmt: skip
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 REVISION_FILES = ("*.safetensors", "config.json", "generation_config.json", "*token*", "*.jinja")
 
 
@@ -45,23 +51,69 @@ class Loaded:
     vocabulary: int
 
 
+def locate(model: str | Path) -> Path:
+    """The directory of a model, downloaded first where a Hugging Face id is meant.
+
+    Only data is downloaded: safetensors, configurations, the tokenizer.
+
+    Raises:
+        EngineError: there is no such directory, and no such id can be had.
+    """
+    directory = Path(model).expanduser()
+    if (directory / "config.json").is_file():
+        return directory
+    if directory.exists():
+        raise EngineError(f"{model}: no config.json; a model is a directory with config.json")
+    if not isinstance(model, str) or not HUB_ID.fullmatch(model):
+        raise EngineError(
+            f"{model}: no such directory; a model is tiny-r1, a directory with config.json, "
+            "or a Hugging Face id such as Qwen/Qwen2.5-0.5B-Instruct"
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        found = Path(snapshot_download(model, allow_patterns=list(HUB_FILES)))
+    except Exception as error:  # the network's errors come from whichever HTTP library the hub uses
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise EngineError(
+            f"{model}: no such directory, and as a Hugging Face id it cannot be had ({said}); "
+            "is the id right, and the network there? Else copy the model here and give its path"
+        ) from error
+    if not (found / "config.json").is_file():
+        raise EngineError(f"{model}: has no config.json on Hugging Face, so it is no model")
+    return found
+
+
 def load(directory: Path, *, max_length: int | None, dtype: torch.dtype, device: str) -> Loaded:
     """Load a checkpoint from safetensors, never running code that comes with it.
 
     Raises:
         EngineError: it cannot be loaded, or has no chat template; says what is missing.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    if not (directory / "config.json").is_file():
-        raise EngineError(f"{directory}: no config.json; a model is a directory with config.json")
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            directory, dtype=dtype, use_safetensors=True, trust_remote_code=False
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            directory,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise EngineError(f"{directory}: the model does not load: {error}") from error
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise EngineError(
+            f"{directory}: the model does not load: {said}; "
+            "it needs whole *.safetensors, config.json and a tokenizer"
+        ) from error
+    model, loading = loaded
+    if missing := sorted(loading["missing_keys"]):
+        raise EngineError(
+            f"{directory}: {len(missing)} weights are in none of its *.safetensors, such as "
+            f"{missing[0]}; copy the model again"
+        )
     if tokenizer.chat_template is None:
         raise EngineError(f"{directory}: the tokenizer has no chat template (chat_template.jinja)")
     model = model.to(device).eval().requires_grad_(False)

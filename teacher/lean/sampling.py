@@ -9,11 +9,14 @@ Letters: R rows, V vocabulary, K candidates.
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
 CANDIDATES = 16
+COLDEST = 1e-6
+"""Colder than this, logits divided by the temperature would overflow."""
 WIDE_VOCABULARY = 4096
 WIDE_CANDIDATES = 64
 """A nucleus is looked for among so many tokens before the row is sorted: sorting 272 logits takes
@@ -36,6 +39,16 @@ class Ways:
     whole: bool
     nucleus: bool
 
+    @classmethod
+    def of(cls, temperature_X: Tensor, top_p_X: Tensor) -> Self:
+        """The ways of these rows, told from the very numbers that `draw` compares."""
+        warm_X, whole_X = temperature_X > 0, top_p_X == 1
+        return cls(
+            greedy=not bool(warm_X.all()),
+            whole=bool((warm_X & whole_X).any()),
+            nucleus=bool((warm_X & ~whole_X).any()),
+        )
+
 
 def draw(
     logits_RV: Tensor, temperature_R: Tensor, top_p_R: Tensor, uniform_R: Tensor, ways: Ways
@@ -48,7 +61,7 @@ def draw(
         uniform_R: in [0, 1).
     """
     greedy_R = temperature_R == 0
-    heat_R1 = temperature_R.masked_fill(greedy_R, 1.0)[:, None]
+    heat_R1 = temperature_R.clamp(min=COLDEST).masked_fill(greedy_R, 1.0)[:, None]
     probs_RV = torch.softmax(logits_RV.float() / heat_R1, dim=-1)
     broken_R = probs_RV[:, 0].isnan()
     tokens_R = torch.zeros_like(greedy_R, dtype=torch.int64)
