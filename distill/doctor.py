@@ -74,6 +74,7 @@ NEEDS = (
     ),
     Need("r1kit eval run", MODELS),
     Need("r1kit teacher serve|chat (tiny-r1)", MODELS),
+    Need("r1kit teacher salvage", ("disk",)),
     Need("r1kit teacher train-tiny", MODELS, GPU),
     Need("vllm serve MODEL (a server for teacher.base_url)", ("vllm", *GPU)),
 )

@@ -1,11 +1,15 @@
 """From settings to an engine. The heavy modules load only when their engine is asked for."""
 
 import os
+import re
 from difflib import get_close_matches
 from pathlib import Path
 
 from .engine import Engine, EngineError
 from .settings import EngineSettings
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+"""`lean.load` has it too; this module loads nothing heavy."""
 
 
 def open_engine(settings: EngineSettings) -> Engine:
@@ -62,15 +66,16 @@ def check_engine(settings: EngineSettings) -> None:
         return
     from .tiny import TINY_R1, model_path
 
-    directory = model_path(settings.model) or Path(settings.model)
-    if (directory / "config.json").is_file():
-        return
+    directory = model_path(settings.model) or Path(settings.model).expanduser()
+    is_hub_id = HUB_ID.fullmatch(settings.model) and not directory.exists()
+    if is_hub_id or (directory / "config.json").is_file():
+        return  # an id is looked up, over the network, when the engine opens
     near = get_close_matches(settings.model, [TINY_R1], 1)
     hint = f"; did you mean '{TINY_R1}'?" if near else f"; built in: {TINY_R1}."
     found = "has no config.json" if directory.is_dir() else "no such directory"
     raise EngineError(
-        f"{settings.model}: {found}{hint} The torch engine takes a directory with config.json, "
-        "safetensors and a tokenizer; a model of the hub must be downloaded first"
+        f"{settings.model}: {found}{hint} Anything else is a directory with config.json, or a "
+        "Hugging Face id such as Qwen/Qwen2.5-0.5B-Instruct"
     )
 
 

@@ -102,7 +102,7 @@ def test_help_imports_nothing_heavy(
         ),
         (
             ["run", "quickstart", "--set", "teacher.model=tiny-r2", "--dry-run"],
-            "teacher: tiny-r2: no such directory; did you mean 'tiny-r1'? The torch engine takes a",
+            "teacher: tiny-r2: no such directory; did you mean 'tiny-r1'? Anything else is a direc",
         ),
         (
             ["run", "quickstart", "--set", "teacher.concurency=3"],
