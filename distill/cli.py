@@ -194,6 +194,9 @@ for _folder, _line in FOLDERS.items():
 
 def main() -> None:
     """Run the command line; what a user can fix is one message and an exit code, no traceback."""
+    # Threads that spin while they wait for one that is not running slow a busy machine down ten
+    # times (students/README.md). GNU OpenMP reads this when torch loads it.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         app()
     except KitError as error:
