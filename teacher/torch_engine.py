@@ -1,15 +1,16 @@
 """The engine that runs a model in this process: batched, seeded, on a CPU without a compiler.
 
 `TorchEngine` decodes in lanes of `batch_size` rows (`lean/lane.py`), on a CPU one lane per core.
-On a CPU, a sample's tokens and log-probabilities are a function of its request and the model alone,
-bit for bit: not of its batch mates, its row, its lane or the moment it joined. Every product runs at a
-fixed shape, attention runs page by page, and each sample draws from a generator of its own, seeded
-from `Request.key`. The bits may differ between kinds of processor, versions of torch and values of
-`batch_size`. They do not depend on the number of threads as long as there are at most
-`MAX_LANES * 2 - 1` of them: each lane then computes single-threaded.
 
-On a GPU the libraries choose a product's kernel by the number of pages, so company can move the last
-bits, and a draw that lies on an edge may fall to the other side.
+On a CPU, a sample's tokens and log-probabilities are a function of its request and the model
+alone, bit for bit: not of its batch mates, its row, its lane or the moment it joined. Every
+product runs at a fixed shape, attention runs page by page, and each sample draws from a generator
+of its own, seeded from `Request.key`. The bits may differ between kinds of processor, versions of
+torch and values of `batch_size`. They do not depend on the number of threads as long as there are
+at most `MAX_LANES * 2 - 1` of them: each lane then computes single-threaded.
+
+On a GPU the libraries choose a product's kernel by the number of pages, so company can move the
+last bits, and a draw that lies on an edge may fall to the other side.
 """
 
 import json
