@@ -201,13 +201,11 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         raise ProblemsError(f"{path}: cannot be read: {error}") from error
 
 
-def _open(path: Path) -> IO[bytes]:
+def _open(path: Path) -> IO[bytes] | gzip.GzipFile:
     """The file's lines, unpacked where its name or its first bytes say that it is gzipped."""
-    file = path.open("rb")
-    if path.suffix == ".gz" or file.peek(2).startswith(b"\x1f\x8b"):
-        file.close()
-        return gzip.open(path)  # type: ignore[return-value]
-    return file
+    with path.open("rb") as file:
+        is_packed = path.suffix == ".gz" or file.read(2) == b"\x1f\x8b"
+    return gzip.open(path) if is_packed else path.open("rb")
 
 
 def _problem(

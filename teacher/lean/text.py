@@ -32,7 +32,7 @@ class Text:
             rendered = self.tokenizer.apply_chat_template(
                 messages, add_generation_prompt=True, tokenize=False
             )
-        except Exception as error:
+        except Exception as error:  # templates are code; they raise what they like
             raise PromptError(f"the chat template refuses the prompt: {error}") from error
         ids = self.tokenizer(rendered + prompt.prefill, add_special_tokens=False).input_ids
         if not ids:
