@@ -7,13 +7,16 @@ UNVERIFIABLE: one side cannot be read, is too long, or the comparison was killed
 INFRA_ERROR: the comparison's process died twice; judge it again on a machine with more memory.
 """
 
+import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 from ..pool import Executor, Failure, Pool, Result
 from ..verdict import Verdict
 from .exact import Decision, decide
 from .extract import Extracted, Rule, extract, find_boxes
+from .policy import MathPolicy
 
 JUDGE = "math/1"
 """The name that verdicts of these rules are stored under; it changes when the rules do."""
@@ -61,6 +64,47 @@ class Judgement:
     rule: Rule
     reason: str
     tags: tuple[str, ...] = ()
+    step: str = ""
+    """Which step of the comparison decided, such as `text`, `number`, `set` or `symbolic`."""
+
+
+class MathVerifier:
+    """Judges one answer after the other, from any thread; its workers stay between the calls.
+
+    Args:
+        policy: what counts as the same answer.
+        workers: processes for slow comparisons; none starts while there is no slow comparison.
+        timeout_s: wall-clock seconds for one comparison.
+    """
+
+    def __init__(
+        self, policy: MathPolicy | None = None, *, workers: int = 1, timeout_s: float = 10.0
+    ) -> None:
+        self.policy = policy or MathPolicy()
+        self._limits = (workers, timeout_s)
+
+    def verify(self, answer: str, gold: str, *, problem: str = "") -> Judgement:
+        """Judge an answer: a bare one, LaTeX, or a whole reply, with its thinking or without.
+
+        Args:
+            answer: what the model wrote.
+            gold: the right answer.
+            problem: the statement, for what it asks of the form of an answer.
+        """
+        return next(judged for _, judged in verify_answers([MathItem("", answer, gold)]))
+
+    async def averify(self, answer: str, gold: str, *, problem: str = "") -> Judgement:
+        """`verify` for asyncio: the event loop goes on meanwhile."""
+        return await asyncio.to_thread(self.verify, answer, gold, problem=problem)
+
+    def close(self) -> None:
+        """Stop the workers. Safe to call twice."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
 
 def verify_answers(
