@@ -14,7 +14,7 @@ import re
 from flint import fmpq, fmpz
 
 from .lexer import FUNCTIONS, Token, Unreadable, tokenize
-from .tree import Apply, Node, Number, Symbol
+from .tree import Apply, Node, Number, Symbol, has_symbol, rename, symbols
 
 MAX_DEPTH = 60
 MAX_DIGITS = 4000
@@ -31,23 +31,73 @@ CLOSING = {"(": (")", "]"), "[": ("]", ")"), "set{": ("set}",), "{": ("}",)}
 UNKNOWN_FUNCTIONS = frozenset({"f", "g", "h", "F", "G"})
 
 
-def parse(text: str) -> Node:
+def parse(text: str, *, tight: bool = False) -> Node:
     """The tree of a formula, or of a list of formulas.
+
+    Args:
+        text: LaTeX, or mathematics in plain text.
+        tight: read `1/2x` as 1/(2x) rather than as (1/2)x.
 
     Raises:
         Unreadable: it is not one that this parser knows.
     """
-    parser = _Parser(tokenize(text))
+    parser = _Parser(split_pairs(tokenize(text)), tight)
     node = parser.items("end")
     parser.expect("end")
-    return node
+    return _with_imaginary_unit(node)
+
+
+def split_pairs(tokens: list[Token]) -> list[Token]:
+    """Commas in brackets separate: `(100,200)` is a pair, and 100,200 is a number.
+
+    Where a bracket separates with comma and space, as in `(1,000, 2,000)`, its other commas group
+    digits.
+    """
+    if not any(token.kind == "num" and "," in token.text for token in tokens):
+        return tokens
+    opened: list[bool] = []
+    out: list[Token] = []
+    for place, token in enumerate(tokens):
+        if token.kind == "op" and token.text in ("(", "[", "set{"):
+            opened.append(_has_spaced_comma(tokens, place + 1))
+        elif token.kind == "op" and token.text in (")", "]", "set}") and opened:
+            opened.pop()
+        if token.kind == "num" and PLAIN_COMMAS.fullmatch(token.text) and opened == [False]:
+            for part in re.split("(,)", token.text):
+                out.append(Token("op" if part == "," else "num", part))
+        else:
+            out.append(token)
+    return out
+
+
+PLAIN_COMMAS = re.compile(r"\d+(?:,\d+)+(?:\.\d+)?")
+
+
+def _has_spaced_comma(tokens: list[Token], place: int) -> bool:
+    """Whether the bracket that opens before `place` has a comma with a space behind it."""
+    depth = 0
+    for token, after in zip(tokens[place:], tokens[place + 1 :], strict=False):
+        depth += (token.text in ("(", "[", "set{")) - (token.text in (")", "]", "set}"))
+        if depth < 0:
+            return False
+        if depth == 0 and token.text == "," and token.kind == "op" and after.spaced:
+            return True
+    return False
+
+
+def _with_imaginary_unit(node: Node) -> Node:
+    """`I` beside other things is `i`, as sympy prints it; alone it is a letter."""
+    if isinstance(node, Symbol) or "I" not in symbols(node) or has_symbol(node, "i"):
+        return node
+    return rename(node, "I", "i")
 
 
 class _Parser:
     """A cursor over tokens."""
 
-    def __init__(self, tokens: list[Token]) -> None:
+    def __init__(self, tokens: list[Token], tight: bool = False) -> None:
         self.tokens = tokens
+        self.tight = tight
         self.place = 0
         self.depth = 0
         self.bars = 0
@@ -201,22 +251,20 @@ class _Parser:
 
     def _signed(self) -> Node:
         """A product with signs before it."""
-        if self.at("-"):
-            self.place += 1
-            self._deeper()
-            node = negative(self._signed())
-            self.depth -= 1
-            return node
-        if self.at("+"):
-            self.place += 1
-            return self._signed()
+        minus = False
+        while self.at("-", "+"):
+            minus ^= self.take().text == "-"
         if self.at("pm", "mp"):
             head = self.take().text
-            return Apply(head, (self._signed(),))
-        return self.product()
+            node: Node = Apply(head, (self._signed(),))
+            return negative(node) if minus else node
+        return self.product(minus)
 
-    def product(self) -> Node:
-        """Factors with `*`, `/`, mod or nothing between them, from left to right."""
+    def product(self, minus: bool = False) -> Node:
+        """Factors with `*`, `/`, mod or nothing between them, from left to right.
+
+        A minus before all of it goes to the left side of a mod, and else to the whole.
+        """
         node = self.factor()
         while True:
             token = self.token
@@ -225,13 +273,21 @@ class _Parser:
                 node = multiply(node, self._signed_factor())
             elif token.kind == "op" and token.text == "/":
                 self.place += 1
-                node = Apply("div", (_single(node), _single(self._signed_factor())))
+                node = Apply("div", (_single(node), self._divisor()))
             elif token.text in ("mod", "pmod") and token.kind in ("cmd", "name"):
-                node = self._modulus(node)
+                node = self._modulus(negative(node) if minus else node)
+                minus = False
             elif self._starts_factor():
                 node = self._implicit(node)
             else:
-                return node
+                return negative(node) if minus else node
+
+    def _divisor(self) -> Node:
+        """What a `/` divides by: one factor, or all that follow without a sign between them."""
+        node = _single(self._signed_factor())
+        while self.tight and self._starts_factor() and isinstance(node, Number | Symbol):
+            node = self._implicit(node)
+        return node
 
     def _implicit(self, left: Node) -> Node:
         """Two factors side by side: a mixed number or a product."""
@@ -282,6 +338,8 @@ class _Parser:
         token = self.token
         if token.kind == "num":
             return True
+        if token.kind == "text":
+            return SEPARATING_TEXT.fullmatch(token.text) is None
         if token.kind == "name":
             return token.text not in ("and", "or", "cup", "mod")
         if token.kind == "op":
@@ -338,7 +396,7 @@ class _Parser:
         if self.at("'", "prime"):
             self.place += 1
             return _primed(base)
-        if self.at("{") and self.tokens[self.place + 1].text in ("circ", "prime"):
+        if self.at("{") and self.tokens[self.place + 1].text in ("circ", "prime", "'"):
             inside = self.tokens[self.place + 1].text
             if self.tokens[self.place + 2].text == "}":
                 self.place += 3
@@ -371,6 +429,8 @@ class _Parser:
             written = self.tokens[start].text
             if written.isdigit() and self.tokens[start].kind == "num":
                 return Apply("based", (number(index),), written)
+        if isinstance(base, Apply) and base.head == "pow" and isinstance(base.args[0], Symbol):
+            return Apply("pow", (Symbol(f"{base.args[0].name}_{index}"), base.args[1]))
         if isinstance(base, Apply):
             return Apply("indexed", (base,), index)
         raise Unreadable("an index behind a number")
@@ -418,7 +478,10 @@ class _Parser:
             return self._command()
         if token.kind == "op":
             return self._bracketed()
-        raise Unreadable("a formula that breaks off" if token.kind == "end" else "words")
+        if token.kind == "text":
+            self.place += 1
+            return Apply("text", (), token.text)
+        raise Unreadable("a formula that breaks off")
 
     def _recurring(self, node: Node, written: str) -> Node:
         """`0.1\\overline{6}`, `0.\\dot{3}`: the digits of the period belong to the number."""
@@ -457,16 +520,20 @@ class _Parser:
             return self._function(name)
         if name in ("and", "or", "cup", "mod"):
             raise Unreadable(f"{name!r} where a value should stand")
-        if name in UNKNOWN_FUNCTIONS and self.at("(", "'"):
+        if name in UNKNOWN_FUNCTIONS and (self.at("(", "'") or self._applied_in_braces()):
             return self._unknown_function(name)
         return Symbol(name)
+
+    def _applied_in_braces(self) -> bool:
+        """`f{\\left(x\\right)}`, as sympy prints it."""
+        return self.at("{") and self.tokens[self.place + 1].text == "("
 
     def _unknown_function(self, name: str) -> Node:
         """`f(x)`, `f'(x)`."""
         while self.at("'"):
             self.place += 1
             name += "'"
-        if not self.at("("):
+        if not self.at("(", "{"):
             return Symbol(name)
         return Apply("apply", _arguments(self._bracketed()), name)
 
@@ -482,7 +549,8 @@ class _Parser:
             else:
                 base = self.atom()
         if name == "sqrt" and base is None:
-            return Apply("sqrt", (_single(self.latex_argument()),))
+            root = self._root()
+            return root if power is None else Apply("pow", (root, power))
         args = self._function_arguments()
         if isinstance(power, Apply) and power.head == "neg" and name in INVERSES:
             if power.args[0] == number("1"):
@@ -543,8 +611,6 @@ class _Parser:
         name = self.take().text
         if name == "frac":
             return self._fraction()
-        if name == "sqrt":
-            return self._root()
         if name == "binom":
             return Apply("binom", (self.latex_argument(), self.latex_argument()))
         if name in ("lfloor", "lceil", "lvert"):
@@ -565,8 +631,8 @@ class _Parser:
             return self._integral()
         if name.startswith("begin:"):
             return self._environment(name.removeprefix("begin:"))
-        if name == "ldots":
-            raise Unreadable("an ellipsis")
+        if name in ("lim", "oint", "iint", "iiint"):
+            raise Unreadable(f"\\{name}")
         raise Unreadable(f"\\{name}")
 
     def _fraction(self) -> Node:

@@ -92,10 +92,26 @@ def has(node: Node, *wanted: str) -> bool:
     return node.head in wanted or any(has(arg, *wanted) for arg in node.args)
 
 
-def replace_heads(node: Node, changed: dict[str, "str | None"]) -> Node:
-    """The tree with some heads exchanged; None drops the head and leaves its first argument."""
-    if not isinstance(node, Apply):
-        return node
-    args = tuple(replace_heads(arg, changed) for arg in node.args)
-    head = changed.get(node.head, node.head)
-    return args[0] if head is None else Apply(head, args, node.info)
+def has_symbol(node: Node, name: str) -> bool:
+    """Whether a symbol, constants included, is in a tree."""
+    if isinstance(node, Symbol):
+        return node.name == name
+    return isinstance(node, Apply) and any(has_symbol(arg, name) for arg in node.args)
+
+
+def rename(node: Node, old: str, new: str) -> Node:
+    """The tree with a symbol under another name."""
+    if isinstance(node, Symbol):
+        return Symbol(new) if node.name == old else node
+    if isinstance(node, Apply):
+        return Apply(node.head, tuple(rename(arg, old, new) for arg in node.args), node.info)
+    return node
+
+
+def substitute(node: Node, old: Node, new: Node) -> Node:
+    """The tree with one subtree put in another's place."""
+    if node == old:
+        return new
+    if isinstance(node, Apply):
+        return Apply(node.head, tuple(substitute(arg, old, new) for arg in node.args), node.info)
+    return node

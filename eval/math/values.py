@@ -179,7 +179,7 @@ def power(base: Value, exponent: Value) -> Value:
             return exact
         if exponent.q != 1 and isinstance(base, fmpq):
             return _rational_power(base, exponent)
-        if exponent.q % 2 == 1 and _is_negative(base):
+        if exponent.q % 2 == 1 and exponent.q < 100 and _is_negative(base):
             size = power(-ball(base), exponent)
             return -size if exponent.p % 2 else size
     if is_zero(base):
@@ -213,7 +213,7 @@ def _whole_power(base: Value, exponent: fmpz) -> Value | None:
 def _rational_power(base: fmpq, exponent: fmpq) -> Value:
     """A root of a power of a fraction, exact where it comes out even."""
     if base < 0:
-        if exponent.q % 2 == 0:
+        if exponent.q % 2 == 0 or exponent.q > 100:
             return _finite(acb(base) ** acb(exponent))
         size = _rational_power(-base, exponent)
         return -size if exponent.p % 2 else size
