@@ -21,18 +21,10 @@ import random
 import time
 from collections.abc import Iterator
 
-from flint import acb, arb, ctx, fmpq
+from flint import acb, arb, fmpq
 
-from .tree import Apply, Node, Number, Symbol, has, heads, symbols
-from .values import (
-    Imprecise,
-    Point,
-    Undefined,
-    Unknown,
-    Value,
-    at_precision,
-    ball,
-)
+from .tree import Apply, Node, Number, Symbol, heads, symbols
+from .values import Imprecise, Point, Undefined, Unknown, Value, ball, precision, value
 
 PRECISIONS = (128, 512, 2048, 8192, 32768)
 """Bits that are tried for constants."""
@@ -70,7 +62,8 @@ def difference(left: Node, right: Node, bits: int = POINT_BITS) -> Value:
         Undefined, Unknown: as `value` raises them.
     """
     point = Point(deadline=time.monotonic() + TIME_LIMIT_S)
-    return at_precision(bits, left, point) - at_precision(bits, right, point)
+    with precision(bits):
+        return value(left, point) - value(right, point)
 
 
 def _plain_log(node: Node) -> bool:
@@ -95,29 +88,30 @@ def _constants(left: Node, right: Node, point: Point) -> bool | None:
         return _infinite_sign(left) == _infinite_sign(right) != 0
     wanted: float | None = None
     for bits in PRECISIONS:
-        try:
-            one, other = at_precision(bits, left, point), at_precision(bits, right, point)
-        except Undefined:
-            return None
-        except Imprecise:
-            continue
-        if isinstance(one, fmpq) and isinstance(other, fmpq):
-            return bool(one == other)
-        if one != other:
-            return False
-        if wanted is None:
-            wanted = separation_bits(Apply("add", (left, Apply("neg", (right,)))))
-        if _narrower(one - other, wanted):
-            return True
+        with precision(bits):
+            try:
+                one, other = value(left, point), value(right, point)
+            except Undefined:
+                return None
+            except Imprecise:
+                continue
+            if isinstance(one, fmpq) and isinstance(other, fmpq):
+                return bool(one == other)
+            gap = ball(one - other)
+            if not gap.contains(0):
+                return False
+            if wanted is None:
+                wanted = separation_bits(Apply("add", (left, Apply("neg", (right,)))))
+            if _narrower(gap, wanted):
+                return True
         if wanted > PRECISIONS[-1]:
             break
     return None
 
 
-def _narrower(given: Value, bits: float) -> bool:
+def _narrower(given: acb, bits: float) -> bool:
     """Whether a ball around zero lies within 2**-bits."""
-    bound = arb(2) ** (-int(math.ceil(bits)))
-    return bool(abs(ball(given)) < bound)
+    return bool(abs(given) < arb(2) ** (-math.ceil(bits)))
 
 
 def _is_infinite(node: Node) -> bool:
@@ -230,34 +224,32 @@ def _random(drawn: random.Random, low: float, high: float) -> fmpq:
 def _at_point(left: Node, right: Node, point: Point, imaginary: bool) -> bool | None:
     """Whether the values agree at a point; None where the point says nothing."""
     for bits in (POINT_BITS, 8 * POINT_BITS):
-        try:
-            one, other = at_precision(bits, left, point), at_precision(bits, right, point)
-        except Undefined:
-            return None
-        except Imprecise:
-            continue
-        if isinstance(one, fmpq) and isinstance(other, fmpq):
-            return bool(one == other)
-        one, other = ball(one), ball(other)
-        if not imaginary and (one.imag != 0 or other.imag != 0):
-            return None
-        if one != other:
-            return False
-        if _close(one, other):
-            return True
+        with precision(bits):
+            try:
+                one, other = value(left, point), value(right, point)
+            except Undefined:
+                return None
+            except Imprecise:
+                continue
+            if isinstance(one, fmpq) and isinstance(other, fmpq):
+                return bool(one == other)
+            one, other = ball(one), ball(other)
+            if not imaginary and not (one.imag.contains(0) and other.imag.contains(0)):
+                return None
+            if not (one - other).contains(0):
+                return False
+            if _close(one, other):
+                return True
     return None
 
 
 def _close(one: acb, other: acb) -> bool:
     """Whether two balls agree to `AGREE_BITS` bits, of their size or absolutely."""
-    size = max(1, abs(one).upper(), key=float) if abs(one) < 1e300 else abs(one)
-    return bool(abs(one - other) < arb(size) * arb(2) ** (-AGREE_BITS))
+    size = abs(one).max(arb(1))
+    return bool(abs(one - other) < size * arb(2) ** (-AGREE_BITS))
 
 
 def _has_i(node: Node) -> bool:
     if isinstance(node, Symbol):
         return node.name == "i"
     return isinstance(node, Apply) and any(map(_has_i, node.args))
-
-
-__all__ = ["ctx", "difference", "equal", "has", "separation_bits"]

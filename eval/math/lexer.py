@@ -185,9 +185,11 @@ def _sign(kind: str, spelling: str, spaced: bool, tokens: list[Token]) -> None:
     elif kind == "power":
         tokens.append(Token("op", "^", spaced))
     elif kind == "escaped":
-        if spelling[1] in "%$":
-            tokens.append(Token("op", spelling[1], spaced))
+        if spelling[1] == "%":
+            tokens.append(Token("op", "%", spaced))
     else:
+        if spelling == "$":
+            return  # a stray sign of LaTeX's, or of money inside a formula
         sign = {"<=": "le", ">=": "ge", "!=": "ne", "=<": "le", "=>": "ge", "==": "="}.get(spelling)
         tokens.append(Token("op", sign or spelling, spaced))
 
@@ -239,7 +241,7 @@ COMMANDS = frozenset(
     "frac sqrt binom choose pm mp cup cap setminus in notin ne approx equiv circ infty emptyset "
     "ldots mod pmod lfloor rfloor lceil rceil lvert rvert langle rangle overline dot sum prod int "
     "lim angle triangle vec hat to vee wedge prime neg oint iint iiint not subset subseteq perp "
-    "parallel forall exists star square stackrel underset overset substack newline".split()  # noqa: SIM905
+    "parallel forall exists star square stackrel underset overset substack newline over".split()  # noqa: SIM905
 )
 """Commands that the parser knows, or refuses with a reason."""
 
@@ -265,18 +267,21 @@ def _text(name: str, text: str, place: int, spaced: bool, tokens: list[Token]) -
         if name in ("operatorname", "boldsymbol", "bm", "underline", "mathbf", "mathrm", "text"):
             return place  # `\mathbf x`, `\mathrm d`: what follows stands for itself
         raise Unreadable(f"\\{name} without braces")
-    content = found[1]
-    inside = content.strip()
+    inside = SPACES_INSIDE.sub(" ", found[1]).strip()
     if name == "mathbb" or (name in ("mathbf", "mathcal") and inside in ("R", "Z", "N", "Q", "C")):
         tokens.append(Token("name", f"bb{inside}", spaced))
     elif name == "operatorname" and (known := KNOWN.get(RENAMED.get(inside, inside))):
         tokens.append(Token("name", known, spaced))
+    elif name in ("mathbf", "boldsymbol", "bm") and inside in ("i", "j", "k"):
+        tokens.append(Token("name", f"hat {inside}", spaced))
     elif len(inside) == 1 and inside.isalnum():
         tokens.append(Token("num" if inside.isdigit() else "name", inside, spaced))
     elif inside == "":
         return found.end()
     elif inside.replace(",", "").replace(" ", "") == "":
         tokens.append(Token("op", ",", spaced))
+    elif name in ("mathrm", "text") and UNIT_POWERS.fullmatch(inside):
+        tokens.append(Token("text", inside, spaced))
     elif name in ("boldsymbol", "bm", "mathbf", "mathit", "underline", "mathsf") or (
         FORMULA_INSIDE.search(inside)
     ):
@@ -287,5 +292,10 @@ def _text(name: str, text: str, place: int, spaced: bool, tokens: list[Token]) -
         tokens.append(Token("text", inside, spaced))
     return found.end()
 
+
+SPACES_INSIDE = re.compile(r"\\[,;: ]|~")
+UNIT_POWERS = re.compile(r"[A-Za-z]{1,3}(?:\^\{?-?\d\}?)?(?:[ /·]+[A-Za-z]{1,3}(?:\^\{?-?\d\}?)?)+|"
+                         r"[a-z]{2,3}\^\{?-?\d\}?")  # fmt: skip
+"""Units with exponents in one upright group: `m s^{-1}`, `cm^2`."""
 
 FORMULA_INSIDE = re.compile(r"^[^A-Za-z]*$|^\(?[A-Z]\)?$|[\\^=<>]")

@@ -219,8 +219,11 @@ class _Parser:
             node = Apply(head, (node, self.ratio()))
 
     def ratio(self) -> Node:
-        """`a : b : c`."""
+        """`a : b : c`, and TeX's older `a \\over b`."""
         args = [self.additive()]
+        if self.at("over", "choose"):
+            head = {"over": "div", "choose": "binom"}[self.take().text]
+            return Apply(head, (_single(args[0]), _single(self.additive())))
         while self.at(":") and not self.no_ratio:
             self.place += 1
             args.append(self.additive())
@@ -295,16 +298,22 @@ class _Parser:
         token = self.token
         if token.kind == "num" and before.kind == "num":
             return self._mixed_in_words(left)
-        if before.kind == "num" and self.at("frac") and isinstance(left, Number):
-            part = self.factor()
-            if _is_proper(part) and left.value.q == 1 and not left.digits:
-                return Apply("add", (left, part))
-            return multiply(left, part)
         if token.kind == "num" and before.text not in (")", "}", "]", "|", "!"):
             if before.kind == "name":
                 return multiply(left, self.factor())
             raise Unreadable("a number behind a value")
         return multiply(left, self.factor())
+
+    def _mixed(self, whole: Number) -> Node:
+        """`3\\frac{1}{2}`; a fraction that is not proper is another factor."""
+        if whole.value.q != 1 or whole.digits:
+            return whole
+        place, tokens = self.place, list(self.tokens)
+        part = self.atom()
+        if _is_proper(part):
+            return Apply("add", (whole, part))
+        self.place, self.tokens = place, tokens
+        return whole
 
     def _mixed_in_words(self, whole: Node) -> Node:
         """`3 1/2`."""
@@ -360,6 +369,8 @@ class _Parser:
         self._deeper()
         start = self.place
         node = self.atom()
+        if isinstance(node, Number) and self.at("frac"):
+            node = self._mixed(node)
         while True:
             if self.at("^"):
                 self.place += 1

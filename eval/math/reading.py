@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from .lexer import KNOWN, Unreadable, spelled
-from .parser import parse
+from .numerals import number_in_words
+from .parser import number, parse
 from .tree import Apply, Node, Number
 from .units import mark_units
 
@@ -25,13 +26,24 @@ ESCAPES = (
 DOUBLED = re.compile(r"\\\\+(?=[a-zA-Z{}(\[$%,])")
 SPACED_GROUPS = re.compile(r"(?<![\d.,])\d{1,3}(?:(?: |\\ )\d{3})+(?![\d])(?:[.,]\d+)?")
 DECIMAL_COMMA = re.compile(r"([+-]?\s*)(\d+),(\d{1,2}|\d{4,}|(?<=0,)\d+)(?!\d)")
-EUROPEAN = re.compile(r"([+-]?\s*\d{1,3}(?:\.\d{3})+),(\d+)")
+EUROPEAN = re.compile(
+    r"(?=[^,]*\.[^,]*(?:,|\.\d{3}$))([+-]?\s*\d{1,3}(?:\.\d{3})+)(?:,(\d+)|(?<=\.\d{3}))"
+)
+"""`1.234,5` and `1.234.567`: points that can only part thousands."""
 GROUPED = re.compile(r"[+-]?\s*\d{1,3}(?:,\d{3})+")
 MONEY = re.compile(r"(?P<sign>[-+]?)\s*(?P<currency>\\\$|\$|US\$|€|£|¥|\\text\{\s*\$\s*\}|\\mathdollar)"
                    r"\s*(?P<minus>-?)(?=[\d.\\])")  # fmt: skip
 CURRENCIES = {"€": "euros", "£": "gbp", "¥": "yuan"}
 TRAILING_MONEY = re.compile(r"(?<=[\d}\s])\s*(?:\\\$|\$|€|£)\s*$")
-LABEL = re.compile(r"(?i)^\s*(?:\\text\{)?\s*(?:final\s+)?answers?\s*(?:is|:|=)\s*\}?\s*")
+LABEL = re.compile(
+    r"(?i)^\s*(?:\\text\{)?\s*(?:the\s+)?(?:final\s+|correct\s+)?answers?\s*(?:is|:|=)\s*:?\s*\}?\s*"
+)
+TO = re.compile(r"(?<=\d)\s*(?:\\text\{\s*to\s*\}|\bto\b)\s*(?=\d)")
+TIME = re.compile(r"(\d{1,2}):(\d\d)\s*(?:\\text\{\s*)?([ap])\.?\s*m\.?\s*\}?", re.IGNORECASE)
+LETTERED = re.compile(
+    r"(?:\\(?:text|mathrm)\{\s*)?(?=[0-9]*[A-Za-z])([0-9A-Za-z]{1,40})\s*\}?_\{?(?:\\text\{)?(\d{1,2})\}*"
+)
+BINOMIAL = re.compile(r"(?<![A-Za-z\\])C\(\s*(\w+)\s*,\s*(\w+)\s*\)")
 PERCENT_WORDS = re.compile(r"(?<=[\d}$)])\s*(?:\\text\{\s*)?(?:percent|percentage|pct)\b\.?\s*\}?")
 DOTTED = re.compile(r"(\d*\.)(\d*?)(\d+?)\3{1,}(?:\\ldots|\\dots|\.\.\.|…)$")
 REPEATING = re.compile(r"(\d*\.\d*)\((\d+)\)(?!\d)")
@@ -42,15 +54,9 @@ TEXT_COMMAND = re.compile(
     r"mathsf|emph|bf|rm|it)\s*\{([^{}]*)\}"
 )
 LATEX_SPACE = re.compile(r"\\[,;:! ]|~|\\q?quad(?![A-Za-z])|\\(?:left|right)(?![A-Za-z])")
+INDEX = re.compile(r"_\{[^{}]*\}")
+COMMANDS = re.compile(r"\\(?:begin|end)\s*\{[^{}]*\}(?:\s*\{[lcr| ]*\})?|\\[A-Za-z]+")
 PLAIN_WORDS = re.compile(r"[^\W\d_]+(?:[ '\-/][^\W\d_]+)*")
-
-NUMBER_WORDS = {
-    word: number
-    for number, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
-        "fifteen sixteen seventeen eighteen nineteen twenty".split()  # noqa: SIM905
-    )
-} | {"none": 0, "thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "hundred": 100}  # fmt: skip
 
 SYNONYMS = {
     "true": "yes", "correct": "yes", "false": "no", "incorrect": "no", "y": "yes", "n": "no",
@@ -68,7 +74,7 @@ AS_FORMULA = {"empty set": r"\emptyset", "all real numbers": r"\mathbb{R}", "inf
 SMALL_WORDS = frozenset("the a an is are it in on at of".split())  # noqa: SIM905
 
 CHOICE = re.compile(
-    r"(?:\\(?:text|textbf|mathrm|mathbf|textit)\s*\{)?\s*[(\[]?\s*([A-Ja-j])\s*[)\]]?\s*\}?\s*"
+    r"(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s*:?\s*)?(?:\\(?:text|textbf|mathrm|mathbf|textit)\s*\{)?\s*[(\[]?\s*([A-Ja-j])\s*[)\]]?\s*\}?\s*"
     r"(?:[.:)]\s*.*)?",
     re.DOTALL,
 )
@@ -107,6 +113,7 @@ def tidied(text: str) -> str:
     text = _without_money(text)
     text = PERCENT_WORDS.sub(r"\\%", text)
     text = SPACED_GROUPS.sub(lambda m: re.sub(r"\\? ", "", m[0]), text)
+    text = TO.sub(":", text)
     text = DEGREES.sub(r"^\\circ", text)
     text = REPEATING.sub(r"\1\\overline{\2}", text)
     text = DOTTED.sub(r"\1\2\\overline{\3}", text.rstrip())
@@ -177,6 +184,8 @@ FRACTIONS = re.compile(r"\\[dtc]frac(?![A-Za-z])")
 
 def spelling_key(tidy: str) -> str:
     """A spelling in which equal strings are equal answers: no spaces, except between digits."""
+    if (time := TIME.fullmatch(tidy)) is not None:
+        return f"{int(time[1])}:{time[2]} {time[3].lower()}m"
     text = FRACTIONS.sub(r"\\frac", tidy)
     text = TEXT_COMMAND.sub(r"\1", text)
     kept = NOISE.sub(" ", text)
@@ -203,9 +212,13 @@ def words_of(tidy: str) -> str:
 
 def is_prose(tidy: str) -> bool:
     """Whether words stand in the text that no formula has."""
-    bare = re.sub(r"\\[A-Za-z]+", " ", TEXT_COMMAND.sub(" ", tidy))
+    bare = COMMANDS.sub(" ", INDEX.sub(" ", TEXT_COMMAND.sub(" ", tidy)))
+    short = 0
     for run in WORD_RUN.findall(bare):
-        if len(run) >= 4 and run not in KNOWN and run.lower() not in KNOWN and not run.isupper():
+        if run in KNOWN or run.lower() in KNOWN or run.isupper() or len(run) < 2:
+            continue
+        short += run.islower()
+        if len(run) >= 4 or short >= 2:
             return True
     return False
 
@@ -216,8 +229,8 @@ def read(text: str) -> Reading:
     tidy = tidied(text)
     key = spelling_key(tidy)
     words = words_of(tidy)
-    if words and (number := _number_in_words(words)) is not None:
-        return Reading(tidy, key, words, (number,))
+    if words and (number := number_in_words(words)) is not None:
+        return Reading(tidy, key, words, (Number(number),))
     if words in AS_FORMULA:
         return Reading(tidy, key, words, (parse(AS_FORMULA[words]),))
     if len(tidy) > MAX_LENGTH:
@@ -234,26 +247,14 @@ def read(text: str) -> Reading:
     return Reading(tidy, key, words, formulas)
 
 
-def _number_in_words(words: str) -> Node | None:
-    """`seven`, `twenty-one`."""
-    parts = words.replace("-", " ").split()
-    values = [NUMBER_WORDS.get(part) for part in parts]
-    if not values or any(value is None for value in values):
-        return None
-    numbers = [value for value in values if value is not None]
-    if len(numbers) == 1:
-        return parse(str(numbers[0]))
-    if len(numbers) == 2 and numbers[0] >= 20 and numbers[0] % 10 == 0 and 0 < numbers[1] < 10:
-        return parse(str(sum(numbers)))
-    return None
-
-
 def _formulas(text: str) -> tuple[Node, ...]:
     """The trees that a text may stand for, the likeliest first."""
     plain = spelled(text)
     found = EUROPEAN.fullmatch(plain)
     if found is not None:
-        return (parse(found[1].replace(".", "") + "." + found[2]),)
+        return (parse(found[1].replace(".", "") + "." + (found[2] or "0")),)
+    if (lettered := LETTERED.fullmatch(plain)) is not None:
+        return (Apply("based", (number(lettered[2]),), lettered[1]),)
     trees = [parse(text)]
     if GROUPED.fullmatch(plain):
         trees.append(parse(plain.replace(",", ", ")))
@@ -262,6 +263,8 @@ def _formulas(text: str) -> tuple[Node, ...]:
         decimal.end() == len(plain) or plain[decimal.end() :].lstrip().startswith(("\\text", "\\%"))
     ):
         trees.append(parse(f"{decimal[1]}{decimal[2]}.{decimal[3]}{plain[decimal.end():]}"))
+    if BINOMIAL.search(plain):
+        trees.append(parse(BINOMIAL.sub(r"\\binom{\1}{\2}", plain)))
     if "/" in text:
         tight = parse(text, tight=True)
         if tight != trees[0]:

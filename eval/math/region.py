@@ -247,14 +247,90 @@ def _half_line(left: Node, sign: str, right: Node) -> Region:
         holds = {"<": gap < 0, ">": gap > 0, "le": gap <= 0, "ge": gap >= 0, "=": gap == 0,
                  "ne": gap != 0}[sign]  # fmt: skip
         return LINE if holds else ()
-    size = Apply("abs", (VARIABLE,))
     whole = Apply("add", (left, Apply("neg", (right,))))
-    if _contains(whole, size):
-        inner = substitute(whole, size, Symbol("the size"))
-        if has_symbol(inner, "the variable"):
-            raise Unknown("an absolute value beside its variable")
-        return _unfolded(_linear(substitute(inner, Symbol("the size"), VARIABLE), sign))
-    return _linear(whole, sign)
+    size = _absolute_in(whole)
+    if size is None:
+        return _polynomial(whole, sign)
+    inner = substitute(whole, size, Symbol("the size"))
+    if has_symbol(inner, "the variable"):
+        raise Unknown("an absolute value beside its variable")
+    sizes = _polynomial(substitute(inner, Symbol("the size"), VARIABLE), sign)
+    return normal(
+        [
+            piece
+            for part in _unfolded(sizes)
+            for piece in intersection(
+                _bounded(size.args[0], ">", part.low, part.has_low),
+                _bounded(size.args[0], "<", part.high, part.has_high),
+            )
+        ]
+    )
+
+
+def _absolute_in(node: Node) -> Apply | None:
+    """The absolute value of something with the variable in it."""
+    if not isinstance(node, Apply):
+        return None
+    if node.head == "abs" and has_symbol(node, "the variable"):
+        return node
+    return next((found for arg in node.args if (found := _absolute_in(arg)) is not None), None)
+
+
+def _bounded(what: Node, sign: str, end: Node, closed: bool) -> Region:
+    """Where something lies on one side of an end."""
+    if _infinity(end):
+        return LINE
+    closed_sign = {"<": "le", ">": "ge"}[sign]
+    return _half_line(what, closed_sign if closed else sign, end)
+
+
+def _polynomial(whole: Node, sign: str) -> Region:
+    """Where `whole sign 0` holds, for what is linear or quadratic in the variable."""
+    try:
+        return _linear(whole, sign)
+    except NotLinear:
+        return _quadratic(whole, sign)
+
+
+class NotLinear(Unknown):
+    """An inequality that is not linear in its variable."""
+
+
+def _quadratic(whole: Node, sign: str) -> Region:
+    """By the two roots; a parabola that does not cross zero is refused."""
+    at = {
+        point: substitute(whole, VARIABLE, Number(fmpq(point))) for point in (-1, 0, 1, 2, 3, 5)
+    }
+    constant = at[0]
+    square = _times(fmpq(1, 2), Apply("add", (at[1], at[-1], _times(fmpq(-2), constant))))
+    linear = _times(fmpq(1, 2), Apply("add", (at[1], _times(fmpq(-1), at[-1]))))
+    for point in (2, 3, 5):
+        parts = (_times(fmpq(point * point), square), _times(fmpq(point), linear), constant)
+        if not equal(at[point], Apply("add", parts)):
+            raise Unknown("an inequality that is not quadratic")
+    upward = order(square, Number(fmpq(0)))
+    inside = Apply(
+        "add", (Apply("mul", (linear, linear)), _times(fmpq(-4), Apply("mul", (square, constant))))
+    )
+    if order(inside, Number(fmpq(0))) <= 0:
+        raise Unknown("a square that does not cross zero twice")
+    root = Apply("sqrt", (inside,))
+    ends = [
+        Apply("div", (Apply("add", (_minus(linear), side)), _times(fmpq(2), square)))
+        for side in (_minus(root), root)
+    ]
+    low, high = ends if upward > 0 else reversed(ends)
+    between = (sign in ("<", "le")) == (upward > 0)
+    closed = sign in ("le", "ge")
+    if sign in ("=", "ne"):
+        points = (Piece(low, True, low, True), Piece(high, True, high, True))
+        return points if sign == "=" else complement(points)
+    middle = (Piece(low, closed, high, closed),)
+    return middle if between else complement((Piece(low, not closed, high, not closed),))
+
+
+def _times(factor: fmpq, node: Node) -> Node:
+    return Apply("mul", (Number(factor), node))
 
 
 def _linear(whole: Node, sign: str) -> Region:
@@ -264,7 +340,7 @@ def _linear(whole: Node, sign: str) -> Region:
     for place, point in ((2, 2), (3, 5)):
         line = Apply("add", (at[0], Apply("mul", (Number(fmpq(point)), slope))))
         if not equal(at[place], line):
-            raise Unknown("an inequality that is not linear")
+            raise NotLinear("an inequality that is not linear")
     direction = order(slope, Number(fmpq(0)))
     if direction == 0:
         raise Unknown("an inequality without its variable")
@@ -298,9 +374,3 @@ def _minus(node: Node) -> Node:
     if isinstance(node, Number):
         return Number(-node.value)
     return Apply("neg", (node,))
-
-
-def _contains(node: Node, part: Node) -> bool:
-    if node == part:
-        return True
-    return isinstance(node, Apply) and any(_contains(arg, part) for arg in node.args)

@@ -89,6 +89,8 @@ class Comparison:
             return self._collections(gold, answer)
         if has(gold, "matrix") or has(answer, "matrix"):
             return self._matrices(gold, answer)
+        if _has_unit_vectors(gold) or _has_unit_vectors(answer):
+            return self._matrices(gold, answer)
         if has(gold, "ratio") or has(answer, "ratio"):
             return self._ratios(gold, answer)
         if has(gold, "cong") or has(answer, "cong"):
@@ -101,10 +103,9 @@ class Comparison:
 
     def _quantities(self, gold: Node, answer: Node) -> Same:
         """Two values, each with a unit or without."""
-        if self.policy.units != "ignored":
-            read_again = self._symbol_units(gold, answer)
-            if read_again is not None:
-                return read_again
+        read_again = self._symbol_units(gold, answer)
+        if read_again is not None:
+            return read_again
         split = split_unit(gold), split_unit(answer)
         if split[0] is None or split[1] is None:
             return self._structure(gold, answer)
@@ -141,7 +142,7 @@ class Comparison:
             return _renamed(self._values(gold, scaled), "units")
         if gold_unit.known and unit.known:
             angles = self._angles(gold, gold_unit, answer, unit)
-            return angles or Same(False, "units", "units of other dimensions")
+            return Same(False, "units", "units of other dimensions") if angles is None else angles
         same = self._values(gold, answer)
         if same.same is False:
             return same
@@ -198,6 +199,9 @@ class Comparison:
         if self._same_when_rounded(gold, answer):
             return Same(True, "rounding", "the same value, rounded")
         if found is False:
+            again = _with_one_constant(gold, answer)
+            if again is not None and equal(gold, again) is True:
+                return Same(True, "value", "the same value, its constant under another name")
             return Same(False, "value", "another value")
         return self._structure(gold, answer)
 
@@ -248,6 +252,8 @@ class Comparison:
             pair = (value[1], other) if _is_chain(gold) else (other, value[1])
             return self._compare(*pair)
         if _is_inequality(relation):
+            if not _is_collection(other) and not has(other, *REGIONS) and not _is_line(other):
+                return Same(False, "inequality", "an inequality is not a value")
             return self._regions(gold, answer)
         if isinstance(relation, Apply) and "=" in relation.info:
             if _is_collection(other) or has(other, *REGIONS):
@@ -264,6 +270,8 @@ class Comparison:
         assert isinstance(gold, Apply) and isinstance(answer, Apply), "both are relations"
         if named[0] is not None and named[1] is not None:
             same = self._compare(named[0][1], named[1][1])
+            if same.same is True and _other_unknown(named[0][0], named[1][0]):
+                return Same(False, "equation", "the same value of another unknown")
             if same.same is True or not (symbols(named[0][1]) or symbols(named[1][1])):
                 return same
         if _is_inequality(gold) and _is_inequality(answer):
@@ -290,6 +298,8 @@ class Comparison:
         if all(result == "other" or result is True for result in results) and "other" not in results:
             return Same(True, "equation", "the same equation up to a factor")
         if "other" in results:
+            if _solves(gold, answer) or _solves(answer, gold):
+                return Same(True, "equation", "one equation solved for a variable")
             if has(gold, "matrix", *COLLECTIONS) or has(answer, "matrix", *COLLECTIONS):
                 return self._structure(gold, answer)
             return Same(False, "equation", "another equation")
@@ -359,7 +369,7 @@ class Comparison:
     def _collections(self, gold: Node, answer: Node) -> Same:
         """Lists, tuples, intervals and sets."""
         kinds = _kind(gold), _kind(answer)
-        if "matrix" in kinds:
+        if "matrix" in kinds or _has_unit_vectors(gold) or _has_unit_vectors(answer):
             return self._matrices(gold, answer)
         if "value" in kinds:
             return self._collection_and_value(gold, answer)
@@ -382,7 +392,7 @@ class Comparison:
             [_plain(item) for item in got],
             "set" if "set" in kinds else "list" if "list" in kinds else "tuple",
             ordered=not unordered,
-            distinct="set" in kinds,
+            distinct="set" in kinds or (unordered and all(map(_is_collection, (*want, *got)))),
         )
 
     def _round_and_square(self, gold: Node, answer: Node) -> Same:
@@ -475,6 +485,7 @@ class Comparison:
     # -- matrices, ratios, congruences, bases ------------------------------------------------------
 
     def _matrices(self, gold: Node, answer: Node) -> Same:
+        gold, answer = _components(gold, answer), _components(answer, gold)
         want, got = rows_of(gold), rows_of(answer)
         if want is None or got is None:
             if (want is None) != (got is None) and not has(gold, "apply") and not has(answer, "apply"):
@@ -502,6 +513,9 @@ class Comparison:
             for node in (gold, answer)
         ]
         if len(sides[0]) == len(sides[1]) > 1:
+            if any(_is_zero(side) for side in (*sides[0], *sides[1])):
+                pairs = zip(sides[0], sides[1], strict=True)
+                return _all([self._values(*pair) for pair in pairs], "ratio")
             crossed = []
             for one, other in pairwise(range(len(sides[0]))):
                 crossed.append(
@@ -595,6 +609,12 @@ def named_value(node: Node) -> tuple[Node, Node] | None:
     return None
 
 
+def _other_unknown(name: Node, other: Node) -> bool:
+    """Whether two names are plain variables, and not the same one."""
+    plain = isinstance(name, Symbol) and isinstance(other, Symbol)
+    return plain and name != other and Symbol("unnamed") not in (name, other)
+
+
 def is_name(node: Node) -> bool:
     """Whether this is what an answer is called: `x`, `x_1`, `f(x)`, `AB`, `|AB|`, `A:B`, `(p,q)`."""
     if isinstance(node, Symbol):
@@ -652,6 +672,28 @@ def rows_of(node: Node) -> list[list[Node]] | None:
     if node.head == "div" and (inner := rows_of(node.args[0])) is not None:
         return [[Apply("div", (e, node.args[1])) for e in row] for row in inner]
     return None
+
+
+UNIT_VECTORS = ("hat i", "hat j", "hat k")
+
+
+def _has_unit_vectors(node: Node) -> bool:
+    return not symbols(node).isdisjoint(UNIT_VECTORS)
+
+
+def _components(node: Node, other: Node) -> Node:
+    """`2 i + 3 j` as the tuple of its components, as many as the other side has, or three."""
+    if not _has_unit_vectors(node):
+        return node
+    rows = rows_of(other)
+    count = 3 if rows is None else max(len(rows), len(rows[0]))
+    parts = []
+    for wanted in UNIT_VECTORS[: count if count in (2, 3) else 3]:
+        part = node
+        for name in UNIT_VECTORS:
+            part = substitute(part, Symbol(name), Number(fmpq(int(name == wanted))))
+        parts.append(part)
+    return Apply("group", tuple(parts), "<>")
 
 
 def _sum_of(parts: list[list[list[Node]] | None]) -> list[list[Node]] | None:
@@ -725,6 +767,25 @@ def proportional(gold: Node, answer: Node, positive: bool = False) -> bool | str
     if not positive:
         return True
     return _positive_at_a_point(ratio, names)
+
+
+def _solves(solved: Apply, other: Apply) -> bool:
+    """Whether `y = ...` is another equation solved for y, in which that is linear."""
+    if solved.info != ("=",) or other.info != ("=",) or not isinstance(solved.args[0], Symbol):
+        return False
+    name, value = solved.args
+    assert isinstance(name, Symbol), "checked above"
+    if name.name in symbols(value) or name.name not in symbols(other):
+        return False
+    gap = _side_difference(other, 0, 1)
+    if equal(substitute(gap, name, value), ZERO) is not True:
+        return False
+    at = [substitute(gap, name, Number(fmpq(point))) for point in (0, 1, 2)]
+    twice = Apply("add", (at[0], at[2]))
+    return equal(twice, Apply("mul", (Number(fmpq(2)), at[1]))) is True
+
+
+ZERO = Number(fmpq(0))
 
 
 def _positive_at_a_point(ratio: Node, names: list[str]) -> bool | str | None:
@@ -827,8 +888,29 @@ def _same_bound_name(gold: Apply, answer: Apply) -> Apply:
     return answer
 
 
+def _is_zero(node: Node) -> bool:
+    return isinstance(node, Number) and bool(node.value == 0)
+
+
 def _last_side(node: Node) -> Node:
     return node.args[-1] if isinstance(node, Apply) and node.head == "chain" else node
+
+
+def _with_one_constant(gold: Node, answer: Node) -> Node | None:
+    """The answer with its constant of integration under the gold's name: `+ c` as `+ C`."""
+    mine, theirs = (_added_constants(node) for node in (gold, answer))
+    if len(mine) == len(theirs) == 1 and mine != theirs:
+        (new,), (old,) = mine, theirs
+        if new not in symbols(answer) and old not in symbols(gold):
+            return rename(answer, old, new)
+    return None
+
+
+def _added_constants(node: Node) -> set[str]:
+    """Terms of a sum that are one of the letters of a constant."""
+    if not (isinstance(node, Apply) and node.head == "add"):
+        return set()
+    return {arg.name for arg in node.args if isinstance(arg, Symbol) and arg.name in "CcKk"}
 
 
 def _in_radians(node: Node) -> Node:

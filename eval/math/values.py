@@ -8,9 +8,11 @@ Every step is bounded before it is taken: powers and factorials by the size of t
 repetitions by their number, everything by a deadline. So this runs in the caller's own process.
 """
 
+import contextlib
 import hashlib
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from flint import acb, arb, ctx, fmpq, fmpz
@@ -530,11 +532,11 @@ RULES: dict[str, Callable[[Apply, Point], Value]] = {
 }  # fmt: skip
 
 
-def at_precision(bits: int, node: Node, point: Point) -> Value:
-    """A tree's value with a working precision of so many bits."""
-    before = ctx.prec
-    ctx.prec = bits
-    try:
-        return value(node, point)
-    finally:
-        ctx.prec = before
+@contextlib.contextmanager
+def precision(bits: int) -> Iterator[None]:
+    """Compute with so many bits; one thread at a time, since Arb's setting is the process's."""
+    with _PRECISION, ctx.workprec(bits):
+        yield
+
+
+_PRECISION = threading.RLock()
