@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from ..eval.math.policy import policy_of
 from ..eval.math.verify import MathItem, verify_answers
 from ..eval.verdict import Verdict
 from ..teacher.engine import Finish
@@ -61,5 +62,7 @@ def _judge(context: Context, batch: list[Trace]) -> Iterator[tuple[Any, ...]]:
 def _item(trace: Trace) -> MathItem:
     """What the judge is shown: only what follows the thinking."""
     problem = trace.problem
-    ordered = True if problem.source.startswith("tiny/") else None  # sorting is one of them
-    return MathItem(trace.key, trace.completion.answer, problem.answer or "", ordered)
+    policy = policy_of(problem.source)
+    return MathItem(
+        trace.key, trace.completion.answer, problem.answer or "", policy, problem.statement
+    )

@@ -20,6 +20,7 @@ from ..teacher.collect import Collected, collect
 from ..teacher.engine import Completion, Engine, Finish, Request, Sampling
 from ..teacher.ledger import Ledger
 from .math.extract import Rule
+from .math.policy import policy_of
 from .math.verify import JUDGE, Judgement, MathItem, verify_answers
 from .problems import Problem
 from .prompt import PromptSettings, math_prompt
@@ -199,8 +200,10 @@ def _judge(
         elif problem.answer is None:
             judged[key] = NO_GOLD
         else:
-            ordered = True if problem.source.startswith("tiny/") else None  # sorting is one of them
-            waiting.append(MathItem(key, completion.answer, problem.answer, ordered))
+            policy = policy_of(problem.source)
+            waiting.append(
+                MathItem(key, completion.answer, problem.answer, policy, problem.statement)
+            )
     for key, judgement in verify_answers(waiting, workers, timeout_s):
         judged[key] = judgement
         if on_judged is not None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from ..verdict import Verdict
 from .policy import MathPolicy
 from .reading import SYNONYMS, Reading, choice_of, is_number, read
+from .size import is_tame
 from .tree import Symbol
 from .typed import Comparison, Same
 
@@ -48,8 +49,8 @@ def decide(gold: str, answer: str, policy: MathPolicy, rounds: bool) -> Decision
     if gold == answer:
         return Decision(Verdict.CORRECT, "the same text", "text")
     if INTEGER.fullmatch(gold) and INTEGER.fullmatch(answer):
-        same = int(gold) == int(answer)
-        return _decision(Same(same, "number", "the same number" if same else "another number"))
+        equal = int(gold) == int(answer)
+        return _decision(Same(equal, "number", "the same number" if equal else "another number"))
     want, got = read(gold), read(answer)
     if want.key == got.key and want.key:
         return Decision(Verdict.CORRECT, "the same text", "text")
@@ -59,8 +60,10 @@ def decide(gold: str, answer: str, policy: MathPolicy, rounds: bool) -> Decision
             return _decision(same)
     if not want.formulas or not got.formulas:
         return None
-    found = _formulas(want, got, Comparison(policy, rounds))
-    return None if found.same is None else _decision(found)
+    if not all(is_tame(tree) for tree in (*want.formulas, *got.formulas)):
+        return None
+    found = compare_readings(want, got, Comparison(policy, rounds))
+    return None if found.same is None and found.step != "limit" else _decision(found)
 
 
 def _decision(same: Same) -> Decision:
@@ -68,7 +71,7 @@ def _decision(same: Same) -> Decision:
     return Decision(verdict, same.reason, same.step)
 
 
-def _formulas(want: Reading, got: Reading, comparison: Comparison) -> Same:
+def compare_readings(want: Reading, got: Reading, comparison: Comparison) -> Same:
     """Every reading of one against every reading of the other; one that fits decides."""
     undecided: Same | None = None
     last: Same | None = None
@@ -136,6 +139,3 @@ def _two_phrases(want: Reading, got: Reading) -> Same | None:
 
 def _singular(word: str) -> str:
     return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
-
-
-__all__ = ["Decision", "asks_for_rounding", "decide"]

@@ -18,13 +18,23 @@ not real, or not defined, says nothing, unless one of the expressions has an `i`
 
 import math
 import random
-import time
 from collections.abc import Iterator
 
-from flint import acb, arb, fmpq
+from flint import acb, arb, fmpq, fmpz
 
 from .tree import Apply, Node, Number, Symbol, heads, symbols
-from .values import Imprecise, Point, Undefined, Unknown, Value, ball, precision, value
+from .values import (
+    Imprecise,
+    OutOfTime,
+    Point,
+    TooLarge,
+    Undefined,
+    Unknown,
+    Value,
+    ball,
+    precision,
+    value,
+)
 
 PRECISIONS = (128, 512, 2048, 8192, 32768)
 """Bits that are tried for constants."""
@@ -34,22 +44,22 @@ AGREE_BITS = 200
 NEEDED = 3
 """Points at which expressions must agree."""
 
-TIME_LIMIT_S = 0.5
-"""Of one comparison of two expressions."""
-
 RANGES = ((0.2, 1.0), (1.0, 4.0), (-1.0, 0.0), (-4.0, -1.0), (0.0, 1.0), (3.0, 30.0), (0.1, 0.9))
 """Where random points are drawn, in turn."""
 
 
-def equal(left: Node, right: Node, *, time_limit_s: float = TIME_LIMIT_S) -> bool | None:
+def equal(left: Node, right: Node) -> bool | None:
     """Whether two expressions have the same value; None where that cannot be told.
 
     `log` without a base may mean the natural one or the one to base 10; it means the same on both
     sides, and the reading in which they are equal wins.
+
+    Raises:
+        TooLarge: a value is out of all bounds.
+        OutOfTime: the caller's `time_limit` is over.
     """
-    deadline = time.monotonic() + time_limit_s
     bases = (0,) if not (_plain_log(left) or _plain_log(right)) else (0, 10)
-    results = [_equal(left, right, base, deadline) for base in bases]
+    results = [_equal(left, right, base) for base in bases]
     if True in results:
         return True
     return None if None in results else False
@@ -61,7 +71,7 @@ def difference(left: Node, right: Node, bits: int = POINT_BITS) -> Value:
     Raises:
         Undefined, Unknown: as `value` raises them.
     """
-    point = Point(deadline=time.monotonic() + TIME_LIMIT_S)
+    point = Point()
     with precision(bits):
         return value(left, point) - value(right, point)
 
@@ -72,12 +82,14 @@ def _plain_log(node: Node) -> bool:
     return (node.head == "log" and len(node.args) == 1) or any(map(_plain_log, node.args))
 
 
-def _equal(left: Node, right: Node, base: int, deadline: float) -> bool | None:
+def _equal(left: Node, right: Node, base: int) -> bool | None:
     names = sorted(symbols(left) | symbols(right))
     try:
         if not names:
-            return _constants(left, right, Point({}, base, deadline))
-        return _at_points(left, right, names, base, deadline)
+            return _constants(left, right, Point({}, base))
+        return _at_points(left, right, names, base)
+    except (TooLarge, OutOfTime):
+        raise
     except Unknown:
         return None
 
@@ -182,21 +194,19 @@ def _bounds(node: Node, roots: set[Node]) -> tuple[float, float]:
     return total + 2.0, total + 2.0
 
 
-def _bits(whole: object) -> float:
-    return float(int(abs(whole)).bit_length())  # type: ignore[call-overload]
+def _bits(whole: fmpz) -> float:
+    return float(abs(whole).bit_length())
 
 
 # -- expressions with variables --------------------------------------------------------------------
 
 
-def _at_points(
-    left: Node, right: Node, names: list[str], base: int, deadline: float
-) -> bool | None:
+def _at_points(left: Node, right: Node, names: list[str], base: int) -> bool | None:
     """Compare two expressions at random points."""
     imaginary = _has_i(left) or _has_i(right)
     agreed = 0
     for variables in _points(names, heads(left) | heads(right)):
-        answer = _at_point(left, right, Point(variables, base, deadline), imaginary)
+        answer = _at_point(left, right, Point(variables, base), imaginary)
         if answer is False:
             return False
         agreed += answer is True
@@ -209,9 +219,7 @@ def _points(names: list[str], used: set[str]) -> Iterator[dict[str, fmpq]]:
     """Points to try: random fractions of 30 bits, then whole numbers."""
     drawn = random.Random("|".join(names))
     whole_first = bool(used & {"fact", "binom", "sum", "prod", "fact2"})
-    rational = [
-        {name: _random(drawn, low, high) for name in names} for low, high in RANGES
-    ]
+    rational = [{name: _random(drawn, low, high) for name in names} for low, high in RANGES]
     whole = [{name: fmpq(drawn.randint(1, 12 + 3 * turn)) for name in names} for turn in range(6)]
     yield from whole + rational if whole_first else rational + whole
 

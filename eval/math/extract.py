@@ -107,7 +107,7 @@ def find_boxes(text: str) -> tuple[list[str], bool]:
 
 
 def boxes_at_the_end(text: str) -> list[str]:
-    """The last box and those before it with next to nothing between: `\\boxed{1} and \\boxed{2}`."""
+    """The last box and those right before it, as in `\\boxed{1} and \\boxed{2}`."""
     boxes, _ = _boxes(text)
     beside: list[str] = []
     start = None
@@ -205,10 +205,10 @@ def _bare(tail: str) -> str:
         return ""
     if BOX.search(tail) or len(tail) > MAX_LENGTH:
         return ""
+    if PHRASE.search(tail) and "\\text" not in tail:
+        return ""
     if read(tail).formulas:
         return tail
-    if PHRASE.search(tail):
-        return ""
     if "\n" in tail or LABELLED.match(tail):
         return ""
     stripped = FORMULA.sub(" ", tail)

@@ -60,7 +60,7 @@ SUB_RUN = re.compile("[" + "".join(SUBSCRIPTS) + "]+")
 
 TEXTS = frozenset(
     "text textbf textit textrm textnormal textsf texttt mbox hbox mathrm mathbf mathit mathsf "
-    "mathtt boldsymbol bm operatorname emph underline mathcal mathscr mathfrak mathbb".split()  # noqa: SIM905
+    "mathtt boldsymbol bm operatorname emph underline mathcal mathscr mathfrak mathbb".split()
 )
 """Commands whose argument may be words."""
 
@@ -68,7 +68,7 @@ DROPPED = frozenset(
     "left right mleft mright big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr "
     "displaystyle textstyle scriptstyle limits nolimits nonumber notag hfill middle "
     "quad qquad enspace thinspace allowbreak phantom hphantom hline par noindent rm it bf "
-    "boxed fbox mathstrut strut variable".split()  # noqa: SIM905
+    "boxed fbox mathstrut strut variable".split()
 )
 """Commands that change nothing but looks."""
 
@@ -96,12 +96,12 @@ RENAMED = {
 FUNCTIONS = frozenset(
     "sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth sech "
     "csch arcsinh arccosh arctanh ln log lg exp abs floor ceil gcd lcm max min sign arg "
-    "det erf Gamma Re Im sqrt cbrt round".split()  # noqa: SIM905
+    "det erf Gamma Re Im sqrt cbrt round".split()
 )
 GREEK = frozenset(
     "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi "
     "rho sigma tau upsilon phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi "
-    "Omega ell hbar partial nabla".split()  # noqa: SIM905
+    "Omega ell hbar partial nabla".split()
 )
 PLAIN = {
     "asin": "arcsin", "acos": "arccos", "atan": "arctan", "asinh": "arcsinh", "acosh": "arccosh",
@@ -210,9 +210,7 @@ def _command(name: str, text: str, place: int, spaced: bool, tokens: list[Token]
         return place
     if name in TEXTS:
         return _text(name, text, place, spaced, tokens)
-    if name in FUNCTIONS or name in GREEK:
-        tokens.append(Token("name", name, spaced))
-    elif name in ("e", "i", "pi"):
+    if name in FUNCTIONS or name in GREEK or name in ("e", "i", "pi"):
         tokens.append(Token("name", name, spaced))
     elif name == "infty":
         tokens.append(Token("name", "oo", spaced))
@@ -241,7 +239,7 @@ COMMANDS = frozenset(
     "frac sqrt binom choose pm mp cup cap setminus in notin ne approx equiv circ infty emptyset "
     "ldots mod pmod lfloor rfloor lceil rceil lvert rvert langle rangle overline dot sum prod int "
     "lim angle triangle vec hat to vee wedge prime neg oint iint iiint not subset subseteq perp "
-    "parallel forall exists star square stackrel underset overset substack newline over".split()  # noqa: SIM905
+    "parallel forall exists star square stackrel underset overset substack newline over".split()
 )
 """Commands that the parser knows, or refuses with a reason."""
 
@@ -250,8 +248,12 @@ def _unknown(name: str, spaced: bool, tokens: list[Token]) -> None:
     """An unknown command: two known ones run together (`\\cdotx`), or a variable of that name."""
     for length in range(len(name) - 1, 1, -1):
         known = RENAMED.get(name[:length], name[:length])
-        if known in COMMANDS or known in FUNCTIONS or known in GREEK or known in DROPPED or (
-            known in ("*", "/", "<", ">", "le", "ge", "ne", "pi", "|", "{", "[", "(", "norm")
+        if (
+            known in COMMANDS
+            or known in FUNCTIONS
+            or known in GREEK
+            or known in DROPPED
+            or (known in ("*", "/", "<", ">", "le", "ge", "ne", "pi", "|", "{", "[", "(", "norm"))
         ):
             place = _command(name[:length], "", 0, spaced, tokens)
             assert place == 0, "nothing follows inside a command's own name"

@@ -6,13 +6,13 @@ UNITS = {
     word: number
     for number, word in enumerate(
         "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
-        "fifteen sixteen seventeen eighteen nineteen".split()  # noqa: SIM905
+        "fifteen sixteen seventeen eighteen nineteen".split()
     )
 } | {"none": 0}
 TENS = {
     word: 10 * number
     for number, word in enumerate(
-        "twenty thirty forty fifty sixty seventy eighty ninety".split(),  # noqa: SIM905
+        "twenty thirty forty fifty sixty seventy eighty ninety".split(),
         start=2,
     )
 }

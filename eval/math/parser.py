@@ -28,6 +28,9 @@ INVERSES = {
 MATRICES = frozenset({"matrix", "pmatrix", "bmatrix", "Bmatrix", "vmatrix", "smallmatrix", "array"})
 SEPARATING_TEXT = re.compile(r"[,\s]*(?:and|or|und|et|,|;)?[,\s]*", re.IGNORECASE)
 CLOSING = {"(": (")", "]"), "[": ("]", ")"), "set{": ("set}",), "{": ("}",)}
+MIXED_ENDS = frozenset({")", "]", ",", ";", "}", "set}", "and", "or", "%"})
+"""What may follow a mixed number in plain text."""
+
 UNKNOWN_FUNCTIONS = frozenset({"f", "g", "h", "F", "G"})
 
 
@@ -321,10 +324,10 @@ class _Parser:
         if len(texts) == 3 and texts[1] == "/" and texts[0].isdigit() and texts[2].isdigit():
             after = self.tokens[self.place + 3]
             part = Apply("div", (number(texts[0]), number(texts[2])))
-            if after.kind == "end" or after.text in (")", "]", ",", ";", "}", "set}", "and", "or"):
-                if _is_proper(part) and isinstance(whole, Number) and whole.value.q == 1:
-                    self.place += 3
-                    return Apply("add", (whole, part))
+            ends = after.kind == "end" or after.text in MIXED_ENDS
+            if ends and _is_proper(part) and isinstance(whole, Number) and whole.value.q == 1:
+                self.place += 3
+                return Apply("add", (whole, part))
         raise Unreadable("two numbers side by side")
 
     def _modulus(self, node: Node) -> Node:
@@ -563,9 +566,6 @@ class _Parser:
             root = self._root()
             return root if power is None else Apply("pow", (root, power))
         args = self._function_arguments()
-        if isinstance(power, Apply) and power.head == "neg" and name in INVERSES:
-            if power.args[0] == number("1"):
-                name, power = INVERSES[name], None
         if isinstance(power, Number) and power.value == -1 and name in INVERSES:
             name, power = INVERSES[name], None
         node = _applied(name, args, base)
@@ -724,6 +724,8 @@ class _Parser:
         node = self.items("[", "]")
         if not (isinstance(node, Apply) and node.head == "list" and len(node.args) == 2):
             raise Unreadable("']' where a value should stand")
+        if not self.at("[", "]"):
+            raise Unreadable("an interval that never closes")
         closing = self.take().text
         return Apply("group", node.args, "(" + {"[": ")", "]": "]"}[closing])
 
@@ -939,10 +941,10 @@ def _decorated(name: str, node: Node) -> Node:
     """A segment, vector or angle: a variable of its own."""
     if isinstance(node, Symbol):
         return Symbol(f"{name} {node.name}")
-    if isinstance(node, Apply) and node.head == "mul" and all(
-        isinstance(arg, Symbol) for arg in node.args
-    ):
-        return Symbol(f"{name} " + "".join(arg.name for arg in node.args if isinstance(arg, Symbol)))
+    if isinstance(node, Apply) and node.head == "mul":
+        letters = [arg.name for arg in node.args if isinstance(arg, Symbol)]
+        if len(letters) == len(node.args):
+            return Symbol(f"{name} " + "".join(letters))
     if name == "overline":
         raise Unreadable("a bar over a value")
     return Apply(name, (node,))

@@ -51,3 +51,14 @@ class MathPolicy(BaseModel):
     tolerance: float = Field(
         default=0.0, ge=0, lt=1, description="relative difference overlooked between decimals"
     )
+
+
+DEFAULT = MathPolicy()
+ORDERED = MathPolicy(order="fixed")
+
+
+def policy_of(source: str) -> MathPolicy:
+    """The policy for a problem's source: for the embedded families, which ask to put numbers in
+    order, the order of a list counts.
+    """
+    return ORDERED if source.startswith("tiny/") else DEFAULT

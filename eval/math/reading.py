@@ -31,8 +31,11 @@ EUROPEAN = re.compile(
 )
 """`1.234,5` and `1.234.567`: points that can only part thousands."""
 GROUPED = re.compile(r"[+-]?\s*\d{1,3}(?:,\d{3})+")
-MONEY = re.compile(r"(?P<sign>[-+]?)\s*(?P<currency>\\\$|\$|US\$|€|£|¥|\\text\{\s*\$\s*\}|\\mathdollar)"
-                   r"\s*(?P<minus>-?)(?=[\d.\\])")  # fmt: skip
+MONEY = re.compile(
+    r"(?P<sign>[-+]?)\s*"
+    r"(?P<currency>\\\$|\$|US\$|€|£|¥|\\text\{\s*\$\s*\}|\\mathdollar)"
+    r"\s*(?P<minus>-?)(?=[\d.\\])"
+)
 CURRENCIES = {"€": "euros", "£": "gbp", "¥": "yuan"}
 TRAILING_MONEY = re.compile(r"(?<=[\d}\s])\s*(?:\\\$|\$|€|£)\s*$")
 LABEL = re.compile(
@@ -66,7 +69,8 @@ SYNONYMS = {
     "does not exist": "undefined", "dne": "undefined", "not defined": "undefined",
     "no solution": "empty set", "no solutions": "empty set", "no real solutions": "empty set",
     "no real solution": "empty set", "no such": "empty set",
-    "all reals": "all real numbers", "all real": "all real numbers", "real numbers": "all real numbers",
+    "all reals": "all real numbers", "all real": "all real numbers",
+    "real numbers": "all real numbers",
     "any real number": "all real numbers", "all real values": "all real numbers",
     "every real number": "all real numbers", "infinitely many": "infinite",
     "infinitely many solutions": "infinite", "impossible": "no", "possible": "yes",
@@ -74,7 +78,7 @@ SYNONYMS = {
 """Words that say the same as others; compared after case and articles are gone."""
 
 AS_FORMULA = {"empty set": r"\emptyset", "all real numbers": r"\mathbb{R}", "infinity": r"\infty"}
-SMALL_WORDS = frozenset("the a an is are it in on at of".split())  # noqa: SIM905
+SMALL_WORDS = frozenset("the a an is are it in on at of".split())
 
 CHOICE = re.compile(
     r"(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s*:?\s*)?(?:\\(?:text|textbf|mathrm|mathbf|textit)\s*\{)?\s*[(\[]?\s*([A-Ja-j])\s*[)\]]?\s*\}?\s*"
@@ -205,12 +209,12 @@ def words_of(tidy: str) -> str:
     text = " ".join(text.replace("{", "").replace("}", "").strip(" .!()*").split())
     if not text or not PLAIN_WORDS.fullmatch(text.replace(",", "").replace(".", "")):
         return ""
-    runs = [run for run in re.findall(r"[^\W\d_]+", text)]
+    runs = WORD_RUN.findall(text)
     if max(len(run) for run in runs) < 2 and "\\text" not in tidy:
         return ""
     if all(run in KNOWN for run in runs):
         return ""
-    said = [run for run in text.casefold().replace(",", " ").replace(".", "").split()]
+    said = text.casefold().replace(",", " ").replace(".", "").split()
     kept = [run for run in said if run not in SMALL_WORDS] or said
     joined = " ".join(kept)
     return SYNONYMS.get(joined, joined)

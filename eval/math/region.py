@@ -106,7 +106,8 @@ def _interval(node: Apply) -> Region:
         raise Unknown("an interval whose ends are the wrong way round")
     if order(low, high) == 0 and not (closed_low and closed_high):
         return ()
-    return (Piece(low, closed_low and not _infinity(low), high, closed_high and not _infinity(high)),)
+    has_low, has_high = closed_low and not _infinity(low), closed_high and not _infinity(high)
+    return (Piece(low, has_low, high, has_high),)
 
 
 def _joined(node: Apply) -> Region:
@@ -159,8 +160,10 @@ def _touch(left: Piece, right: Piece) -> bool:
 
 def _merged(left: Piece, right: Piece) -> Piece:
     further = order(left.high, right.high)
-    has_high = (left.has_high or right.has_high) if further == 0 else (
-        left.has_high if further > 0 else right.has_high
+    has_high = (
+        (left.has_high or right.has_high)
+        if further == 0
+        else (left.has_high if further > 0 else right.has_high)
     )
     high = left.high if further >= 0 else right.high
     return Piece(left.low, left.has_low, high, has_high)
@@ -192,10 +195,12 @@ def intersection(left: Region, right: Region) -> Region:
             start, end = order(one.low, other.low), order(one.high, other.high)
             piece = Piece(
                 one.low if start >= 0 else other.low,
-                (one.has_low and other.has_low) if start == 0
+                (one.has_low and other.has_low)
+                if start == 0
                 else (one.has_low if start > 0 else other.has_low),
                 one.high if end <= 0 else other.high,
-                (one.has_high and other.has_high) if end == 0
+                (one.has_high and other.has_high)
+                if end == 0
                 else (one.has_high if end < 0 else other.has_high),
             )
             if not _is_empty(piece):
@@ -298,9 +303,7 @@ class NotLinear(Unknown):
 
 def _quadratic(whole: Node, sign: str) -> Region:
     """By the two roots; a parabola that does not cross zero is refused."""
-    at = {
-        point: substitute(whole, VARIABLE, Number(fmpq(point))) for point in (-1, 0, 1, 2, 3, 5)
-    }
+    at = {point: substitute(whole, VARIABLE, Number(fmpq(point))) for point in (-1, 0, 1, 2, 3, 5)}
     constant = at[0]
     square = _times(fmpq(1, 2), Apply("add", (at[1], at[-1], _times(fmpq(-2), constant))))
     linear = _times(fmpq(1, 2), Apply("add", (at[1], _times(fmpq(-1), at[-1]))))

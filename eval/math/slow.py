@@ -15,10 +15,14 @@ import sympy
 from flint import fmpq, fmpz
 from latex2sympy2_extended import latex2sympy
 
+from .decide import compare_readings
 from .policy import MathPolicy
-from .reading import read
+from .reading import Reading, read
 from .tree import Apply, Node, Number, Symbol
 from .typed import Comparison, Same
+
+LIMIT_S = 5.0
+"""Of one comparison of two trees; the pool's limit is on the whole."""
 
 Pair = tuple[str, str, MathPolicy, bool]
 """Right answer, answer, policy, whether a rounded decimal is right."""
@@ -30,8 +34,13 @@ def compare(pair: Pair) -> Same:
     May run for ever, and may raise anything.
     """
     gold, answer, policy, rounds = pair
-    comparison = Comparison(policy, rounds)
-    left, right = _trees(gold), _trees(answer)
+    comparison = Comparison(policy, rounds, LIMIT_S)
+    want, got = read(gold), read(answer)
+    if want.formulas and got.formulas:
+        found = compare_readings(want, got, comparison)
+        if found.same is not None or found.step == "limit":
+            return found
+    left, right = _trees(want), _trees(got)
     if not left:
         return Same(None, "symbolic", "the right answer cannot be read as a formula")
     if not right:
@@ -47,9 +56,8 @@ def compare(pair: Pair) -> Same:
     return best
 
 
-def _trees(text: str) -> list[Node]:
-    """What the quick and the slow reader make of a text."""
-    reading = read(text)
+def _trees(reading: Reading) -> list[Node]:
+    """What the slow and the quick reader make of a text."""
     trees = list(reading.formulas)
     try:
         trees.insert(0, tree_of(simplified(latex2sympy(reading.text))))
@@ -72,7 +80,7 @@ class Untranslatable(ValueError):
 FUNCTIONS: dict[str, str] = {
     **{
         name: name
-        for name in "sin cos tan cot sec csc sinh cosh tanh coth sech csch exp erf gcd lcm".split()  # noqa: SIM905
+        for name in "sin cos tan cot sec csc sinh cosh tanh coth sech csch exp erf gcd lcm".split()
     },
     "asin": "arcsin", "acos": "arccos", "atan": "arctan", "acot": "arccot", "asec": "arcsec",
     "acsc": "arccsc", "asinh": "arcsinh", "acosh": "arccosh", "atanh": "arctanh", "log": "ln",
@@ -188,6 +196,3 @@ MAKERS: tuple[tuple[Any, Callable[[Any], Node]], ...] = (
     (sympy.Integral, _bound("int")),
 )
 """What a kind of sympy object becomes, the first that fits."""
-
-
-__all__ = ["Pair", "compare"]

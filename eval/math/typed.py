@@ -23,7 +23,7 @@ from .policy import MathPolicy
 from .region import FLIPPED, Region, order, region
 from .tree import Apply, Node, Number, Symbol, has, rename, substitute, symbols
 from .units import Unit, plain_symbol_unit, split_unit
-from .values import Undefined, Unknown, ball, real_part
+from .values import TooLarge, Undefined, Unknown, Value, real_part, time_limit
 
 MAX_ITEMS = 64
 """Members of a list or set that are compared."""
@@ -60,16 +60,21 @@ class Comparison:
         policy: what counts as the same.
         rounds: whether a correctly rounded decimal is right here (the policy's `rounding`, applied
             to this problem).
+        limit_s: seconds that one comparison may take.
     """
 
-    def __init__(self, policy: MathPolicy, rounds: bool = False) -> None:
+    def __init__(self, policy: MathPolicy, rounds: bool = False, limit_s: float = 0.5) -> None:
         self.policy = policy
         self.rounds = rounds
+        self.limit_s = limit_s
 
     def compare(self, gold: Node, answer: Node) -> Same:
-        """Whether an answer is the right one."""
+        """Whether an answer is the right one; the step `limit` says that nobody need try again."""
         try:
-            return self._compare(gold, answer)
+            with time_limit(self.limit_s):
+                return self._compare(gold, answer)
+        except TooLarge as error:
+            return Same(None, "limit", str(error))
         except Unknown as error:
             return Same(None, "value", str(error))
 
@@ -108,11 +113,10 @@ class Comparison:
         read_again = self._symbol_units(gold, answer)
         if read_again is not None:
             return read_again
-        split = split_unit(gold), split_unit(answer)
-        if split[0] is None or split[1] is None:
+        want, got = split_unit(gold), split_unit(answer)
+        if want is None or got is None:
             return self._structure(gold, answer)
-        (want, gold_unit), (got, unit) = split
-        return self._with_units(want, gold_unit, got, unit)
+        return self._with_units(*want, *got)
 
     def _symbol_units(self, gold: Node, answer: Node) -> Same | None:
         """`5 m` was read as 5 times m: read it as five metres where the other side knows no m."""
@@ -215,8 +219,8 @@ class Comparison:
         if not decimals:
             return False
         try:
-            gap = abs(real_part(difference(gold, answer)))
-            size = abs(real_part(difference(gold, Number(fmpq(0)))))
+            gap = _size(difference(gold, answer))
+            size = _size(difference(gold, ZERO))
         except (Undefined, Unknown):
             return False
         if self.policy.tolerance and gap <= size * _fraction(self.policy.tolerance):
@@ -296,10 +300,9 @@ class Comparison:
             return Same(None, "equation", "chains of other lengths")
         results = []
         for places in pairwise(range(len(gold.args))):
-            results.append(
-                proportional(*(_side_difference(side, *places) for side in (gold, answer)))
-            )
-        if all(result == "other" or result is True for result in results) and "other" not in results:
+            one, other = (_side_difference(side, *places) for side in (gold, answer))
+            results.append(proportional(one, other))
+        if all(result is True for result in results):
             return Same(True, "equation", "the same equation up to a factor")
         if "other" in results:
             if _solves(gold, answer) or _solves(answer, gold):
@@ -388,9 +391,7 @@ class Comparison:
         named = self._named_items(want, got)
         if named is not None:
             return named
-        unordered = "set" in kinds or (
-            kinds == ("list", "list") and self.policy.order == "any"
-        )
+        unordered = "set" in kinds or (kinds == ("list", "list") and self.policy.order == "any")
         return self._members(
             [_plain(item) for item in want],
             [_plain(item) for item in got],
@@ -428,16 +429,14 @@ class Comparison:
             if len(want) != len(got):
                 return Same(False, "list", "another number of things")
             values = {str(name[0]): name[1] for name in names[1] if name is not None}
-            found = [
-                self._compare(name[1], values[str(name[0])]) for name in names[0] if name is not None
-            ]
-            return _all(found, "list")
+            pairs = [(name[1], values[str(name[0])]) for name in names[0] if name is not None]
+            return _all([self._compare(*pair) for pair in pairs], "list")
         if any(full) and not all(full):
             named = names[0] if full[0] else names[1]
             distinct = {str(name[0]) for name in named if name is not None}
             if len(distinct) == len(named) > 1 and len(want) == len(got):
-                pairs = zip(map(_plain, want), map(_plain, got), strict=True)
-                return _all([self._compare(*pair) for pair in pairs], "list")
+                both = zip(map(_plain, want), map(_plain, got), strict=True)
+                return _all([self._compare(*pair) for pair in both], "list")
         return None
 
     def _members(
@@ -492,22 +491,21 @@ class Comparison:
         gold, answer = _components(gold, answer), _components(answer, gold)
         want, got = rows_of(gold), rows_of(answer)
         if want is None or got is None:
-            if (want is None) != (got is None) and not has(gold, "apply") and not has(answer, "apply"):
+            functions = has(gold, "apply") or has(answer, "apply")
+            if (want is None) != (got is None) and not functions:
                 missing = answer if got is None else gold
                 if not has(missing, "matrix") and _kind(missing) == "value":
                     return Same(False, "matrix", "a matrix is not a value")
             return self._structure(gold, answer)
-        vectors = _flat(want), _flat(got)
+        one, other = _flat(want), _flat(got)
         if _shape(want) != _shape(got):
-            tuples = _kind(gold), _kind(answer)
-            if vectors[0] is None or vectors[1] is None or not set(tuples) & {"()", "<>", "[]", "list"}:
+            tuples = {_kind(gold), _kind(answer)} & {"()", "<>", "[]", "list"}
+            if one is None or other is None or not tuples:
                 return Same(False, "matrix", "another shape")
-            if len(vectors[0]) != len(vectors[1]):
+            if len(one) != len(other):
                 return Same(False, "matrix", "another shape")
-            return _all([self._compare(*pair) for pair in zip(*vectors, strict=True)], "matrix")
-        pairs = [
-            pair for rows in zip(want, got, strict=True) for pair in zip(*rows, strict=True)
-        ]
+            return _all([self._compare(*pair) for pair in zip(one, other, strict=True)], "matrix")
+        pairs = [pair for rows in zip(want, got, strict=True) for pair in zip(*rows, strict=True)]
         return _all([self._compare(*pair) for pair in pairs], "matrix")
 
     def _ratios(self, gold: Node, answer: Node) -> Same:
@@ -620,7 +618,7 @@ def _other_unknown(name: Node, other: Node) -> bool:
 
 
 def is_name(node: Node) -> bool:
-    """Whether this is what an answer is called: `x`, `x_1`, `f(x)`, `AB`, `|AB|`, `A:B`, `(p,q)`."""
+    """Whether answers are called this: `x`, `x_1`, `f(x)`, `AB`, `|AB|`, `A:B`, `(p,q)`."""
     if isinstance(node, Symbol):
         return node.name not in ("e", "i", "pi", "oo")
     if isinstance(node, Number):
@@ -632,9 +630,9 @@ def is_name(node: Node) -> bool:
         if isinstance(first, Apply) and first.head == "pow":
             return first.args[0] in (Symbol("f"), Symbol("g"), Symbol("h"))
         called = isinstance(first, Symbol) and (first.name[0].isupper() or len(first.name) > 1)
-        return called and all(isinstance(arg, Symbol | Number) or is_name(arg) for arg in node.args) or (
-            all(is_name(arg) for arg in node.args)
-        )
+        if called and all(isinstance(arg, Number) or is_name(arg) for arg in node.args):
+            return True
+        return all(is_name(arg) for arg in node.args)
     if node.head in ("abs", "div", "ratio", "group", "list", "angle", "triangle"):
         return all(is_name(arg) for arg in node.args)
     return False
@@ -724,16 +722,15 @@ def _product_of(factors: list[Node]) -> list[list[Node]] | None:
         else:
             if len(total[0]) != len(rows):
                 return None
-            total = [
-                [
-                    Apply("add", tuple(Apply("mul", (row[k], rows[k][j])) for k in range(len(rows))))
-                    for j in range(len(rows[0]))
-                ]
-                for row in total
-            ]
+            columns = list(zip(*rows, strict=True))
+            total = [[_dot(row, column) for column in columns] for row in total]
     if total is None:
         return None
     return [[Apply("mul", (*scalars, e)) if scalars else e for e in row] for row in total]
+
+
+def _dot(row: Sequence[Node], column: Sequence[Node]) -> Node:
+    return Apply("add", tuple(Apply("mul", pair) for pair in zip(row, column, strict=True)))
 
 
 def _shape(rows: list[list[Node]]) -> tuple[int, int]:
@@ -817,8 +814,10 @@ def _is_chain(node: Node) -> bool:
 def _is_inequality(node: Node) -> bool:
     if isinstance(node, Apply) and node.head == "list":
         return all(map(_is_inequality, node.args))
-    return isinstance(node, Apply) and node.head == "chain" and (
-        bool(set(node.info) & {"<", ">", "le", "ge", "ne"})
+    return (
+        isinstance(node, Apply)
+        and node.head == "chain"
+        and (bool(set(node.info) & {"<", ">", "le", "ge", "ne"}))
     )
 
 
@@ -872,14 +871,14 @@ def _sets_of_lists(node: Node) -> Node:
     if not isinstance(node, Apply):
         return node
     if node.head in ("union", "inter", "minus"):
-        args = []
+        args: list[Node] = []
         for arg in node.args:
             if isinstance(arg, Apply) and arg.head == "list":
                 args.append(Apply("set", arg.args))
-            elif isinstance(arg, Apply) and arg.head in ("group", "set", *REGIONS) or _is_line(arg):
-                args.append(_sets_of_lists(arg))
-            else:
+            elif _kind(arg) == "value" and not has(arg, *REGIONS) and not _is_line(arg):
                 args.append(Apply("set", (arg,)))
+            else:
+                args.append(_sets_of_lists(arg))
         return Apply(node.head, tuple(args), node.info)
     return node
 
@@ -954,9 +953,7 @@ def _scientific(node: Apply) -> Number | None:
         return None
     shift = sign * int(exponent.value.p)
     digits = first.digits or len(str(abs(first.value.p)))
-    return Number(
-        first.value * fmpq(10) ** shift, digits, first.places - shift, scientific=True
-    )
+    return Number(first.value * fmpq(10) ** shift, digits, first.places - shift, scientific=True)
 
 
 def _terminates(node: Node) -> bool:
@@ -972,6 +969,12 @@ def _terminates(node: Node) -> bool:
         while rest % prime == 0:
             rest //= prime
     return rest == 1
+
+
+def _size(value: Value) -> fmpq | arb:
+    """The absolute value of a real number."""
+    number: fmpq | arb = real_part(value)
+    return -number if number < 0 else number
 
 
 def _fraction(value: float) -> fmpq:
@@ -992,6 +995,3 @@ def _all(found: Sequence[Same], step: str) -> Same:
 
 def _renamed(found: Same, step: str) -> Same:
     return Same(found.same, step, found.reason)
-
-
-__all__ = ["Comparison", "Same", "ball", "named_value", "proportional", "variants"]

@@ -105,7 +105,7 @@ COMPOUND = {"area": (("length", 2),), "volume": (("length", 3),)}
 SPEEDS = {"mph": "mile/hour", "kph": "km/hour", "kmh": "km/hour", "fps": "foot/second"}
 POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "squared": 2, "cubed": 3}
 PIECE = re.compile(r"([A-Za-z]+|°|%)\s*(?:\^?\s*\{?\s*(-?\d)\s*\}?)?|([/*·. ])")
-FILLERS = frozenset("of the a an in is per".split())  # noqa: SIM905
+FILLERS = frozenset("of the a an in is per".split())
 SINGULAR = re.compile(r"(?<=[a-z]{2})s$")
 
 
@@ -115,13 +115,13 @@ def parse_unit(text: str) -> Unit | None:
     words = text.replace("/", " per ").replace("·", " ").split()
     if not words or len(words) > 6:
         return None
-    total, sign, pending = _EMPTY, 1, 1
+    total, last, sign, pending = _EMPTY, _EMPTY, 1, 1
     for place, word in enumerate(words):
         if word in ("per", "an", "a", "each"):
             sign = -1 if word == "per" else sign
             continue
         if word in POWERS and word.endswith("ed"):
-            total = _times(total, _raise(last, (POWERS[word] - 1) * sign)) if place else total
+            total = _times(total, _raise(last, (POWERS[word] - 1) * sign))  # `feet squared`
             continue
         if (power := POWERS.get(word.rstrip("."))) is not None and place + 1 < len(words):
             pending = power
@@ -224,7 +224,9 @@ def _factors(node: Node, sign: int) -> list[tuple[Node | Unit, int]] | None:
         return [(_raise(part, power * sign), 1)] if isinstance(part, Unit) else None
     else:
         return None
-    return None if any(part is None for part in found) else [f for part in found for f in part or ()]
+    if any(part is None for part in found):
+        return None
+    return [factor for part in found for factor in part or ()]
 
 
 TRAILING = re.compile(
@@ -234,7 +236,7 @@ TRAILING = re.compile(
 )
 NOT_UNITS = frozenset(
     "pi sqrt mod or and sin cos tan log ln exp i e x y z n k to base for if with is union cup "
-    "where a b c d f r u v w p q t min max".split()  # noqa: SIM905
+    "where a b c d f r u v w p q t min max".split()
 )
 """Words that stand behind numbers for other reasons."""
 

@@ -13,6 +13,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 from flint import acb, arb, ctx, fmpq, fmpz
@@ -29,6 +30,9 @@ LARGEST_LOG = 1e15
 """Of a ball: the natural logarithm of its size."""
 
 MAX_TERMS = 2_000
+HUGE = arb(2) ** 4096
+"""Beyond it a ball's digits are not written out."""
+
 ZERO, ONE = fmpq(0), fmpq(1)
 
 
@@ -41,7 +45,11 @@ class Unknown(ArithmeticError):
 
 
 class TooLarge(Unknown):
-    """The value is out of all bounds."""
+    """The value is out of all bounds, for any reader."""
+
+
+class OutOfTime(Unknown):
+    """The time limit is over."""
 
 
 class Imprecise(Unknown):
@@ -55,12 +63,23 @@ class Point:
     Attributes:
         variables: the value of every variable.
         log_base: what `log` without a base means; 0 stands for e.
-        deadline: `time.monotonic()` at which to give up.
     """
 
     variables: Mapping[str, fmpq] = field(default_factory=dict)
     log_base: int = 0
-    deadline: float = float("inf")
+
+
+_DEADLINE: ContextVar[float] = ContextVar("deadline", default=float("inf"))
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Let everything that is evaluated inside end in `OutOfTime` once the seconds are over."""
+    token = _DEADLINE.set(time.monotonic() + seconds)
+    try:
+        yield
+    finally:
+        _DEADLINE.reset(token)
 
 
 def value(node: Node, point: Point) -> Value:
@@ -74,8 +93,8 @@ def value(node: Node, point: Point) -> Value:
         return node.value
     if isinstance(node, Symbol):
         return _symbol(node.name, point)
-    if time.monotonic() > point.deadline:
-        raise TooLarge("out of time")
+    if time.monotonic() > _DEADLINE.get():
+        raise OutOfTime("the quick comparison's time is over")
     rule = RULES.get(node.head)
     if rule is None:
         raise Unknown(f"no value for {node.head}")
@@ -241,7 +260,9 @@ def _is_negative(given: Value) -> bool:
 
 
 def _as_integer(given: acb) -> fmpz | None:
-    """The integer that a ball is exactly, else None."""
+    """The integer that a ball is exactly, if it is one that is not huge; else None."""
+    if not abs(given) < HUGE:
+        return None
     if given.imag.is_zero() and given.real.is_exact() and given.real.is_integer():
         whole: fmpz | None = given.real.unique_fmpz()
         return whole
@@ -286,6 +307,8 @@ def _rounded(node: Apply, point: Point) -> Value:
         given = given + fmpq(1, 2)
     if isinstance(given, fmpq):
         return fmpq(given.ceil() if node.head == "ceil" else given.floor())
+    if not abs(given) < HUGE:
+        raise TooLarge(f"{node.head} of a huge number")
     result = (given.ceil() if node.head == "ceil" else given.floor()).unique_fmpz()
     if result is None:
         raise Imprecise("a ball around a whole number")
@@ -298,7 +321,7 @@ def _factorial(node: Apply, point: Point) -> Value:
     if whole is not None and whole < 0:
         raise Undefined("the factorial of a negative number")
     if whole is not None and whole <= EXACT_FACTORIAL:
-        return fmpq(fmpz.fac_ui(int(whole)))
+        return fmpq(fmpz.fac_ui(whole))
     return _gamma_at(ball(given) + 1)
 
 
@@ -310,8 +333,10 @@ def _gamma_at(given: acb) -> acb:
 
 def _double_factorial(node: Apply, point: Point) -> Value:
     given = value(node.args[0], point)
-    if not (isinstance(given, fmpq) and given.q == 1 and -1 <= given <= EXACT_FACTORIAL):
-        raise Unknown("a double factorial that is not small and whole")
+    if not (isinstance(given, fmpq) and given.q == 1 and given >= -1):
+        raise Unknown("a double factorial that is not whole")
+    if given > EXACT_FACTORIAL:
+        raise TooLarge("a double factorial beyond all bounds")
     product = fmpz(1)
     for factor in range(int(given.p), 0, -2):
         product *= factor
@@ -389,6 +414,8 @@ def _mod(node: Apply, point: Point) -> Value:
     quotient = real_part(given / modulus if isinstance(modulus, fmpq) else ball(given) / modulus)
     if isinstance(quotient, fmpq):
         return given - modulus * fmpq(quotient.floor())
+    if not abs(quotient) < HUGE:
+        raise TooLarge("modulo of a huge number")
     whole = quotient.floor().unique_fmpz()
     if whole is None:
         raise Imprecise("a ball around a whole number")
@@ -426,10 +453,15 @@ def _log(node: Apply, point: Point) -> Value:
 def _circular(node: Apply, point: Point) -> Value:
     """Functions that Arb has; their argument must not be huge, or nothing of it is left."""
     given = ball(value(node.args[0], point))
-    if not abs(given) < 1e300:
+    if not abs(given) < LARGEST_ARGUMENT.get(node.head, 1e100):
         raise TooLarge(f"{node.head} of a huge number")
     return _finite(ARB[node.head](given))
 
+
+LARGEST_ARGUMENT = {
+    **dict.fromkeys(("sinh", "cosh", "tanh", "coth", "sech", "csch"), LARGEST_LOG),
+    "erf": 1e6,
+}
 
 ARB: dict[str, Callable[[acb], acb]] = {
     "sin": acb.sin, "cos": acb.cos, "tan": acb.tan, "cot": acb.cot, "sec": acb.sec, "csc": acb.csc,
@@ -478,9 +510,9 @@ def _repeated(node: Apply, point: Point) -> Value:
         raise Unknown("bounds that are not whole")
     if high - low > MAX_TERMS:
         raise TooLarge(f"over {MAX_TERMS:,} terms")
-    total = ZERO if node.head == "sum" else ONE
+    total: Value = ZERO if node.head == "sum" else ONE
     for step in range(int(low.p), int(high.p) + 1):
-        inner = Point({**point.variables, node.info: fmpq(step)}, point.log_base, point.deadline)
+        inner = Point({**point.variables, node.info: fmpq(step)}, point.log_base)
         term = value(node.args[0], inner)
         total = total + term if node.head == "sum" else total * term
     return total
@@ -495,6 +527,8 @@ def _unknown_function(node: Apply, point: Point) -> Value:
     parts = [str(node.info)]
     for arg in node.args:
         given = value(arg, point)
+        if not (given == 0 or 1 / HUGE < abs(given) < HUGE):
+            raise Unknown("a function of a huge or tiny number")
         parts.append(str(given) if isinstance(given, fmpq) else given.str(20, radius=False))
     digest = hashlib.sha256("|".join(parts).encode()).digest()
     return fmpq(int.from_bytes(digest[:5]) + 1, 2**39)

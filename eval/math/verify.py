@@ -239,7 +239,7 @@ def _quick(item: MathItem) -> tuple[Extracted, SlowPair, Decision | None]:
 
 
 def _is_sentence(answer: str, gold: str) -> bool:
-    """Whether a reply without a formula may be meant as a whole: where the right answer is words."""
+    """Whether a reply without a formula is meant as a whole, as the right answer is words."""
     brief = len(answer.strip()) <= LINE and "\n" not in answer.strip()
     return brief and len(gold) <= MAX_LENGTH and read(gold).words != "" and "box" not in answer
 
@@ -257,9 +257,7 @@ def _is_several(node: Node) -> bool:
     return has(node, "pm", "mp")
 
 
-def _compare_all(
-    pairs: Sequence[SlowPair], pool: Executor
-) -> Iterator[tuple[SlowPair, Decision]]:
+def _compare_all(pairs: Sequence[SlowPair], pool: Executor) -> Iterator[tuple[SlowPair, Decision]]:
     """Compare every pair; those whose worker was lost are tried once more, at the end."""
     lost: list[SlowPair] = []
     for result in pool.map(compare_slowly, pairs):
@@ -280,5 +278,6 @@ def _decision(result: Result[Decision]) -> Decision:
         reason = f"the comparison was {result.message}, twice"
         return Decision(Verdict.UNVERIFIABLE, reason, "limit")
     if result.failure is Failure.CRASH:
-        return Decision(Verdict.INFRA_ERROR, f"the comparison failed twice: {result.message}", "limit")
+        reason = f"the comparison failed twice: {result.message}"
+        return Decision(Verdict.INFRA_ERROR, reason, "limit")
     return Decision(Verdict.UNVERIFIABLE, f"the comparison raised {result.message}", "symbolic")

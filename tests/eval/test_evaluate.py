@@ -155,7 +155,7 @@ def test_the_order_counts_in_the_embedded_families_only(tmp_path: Path) -> None:
         Problem("m", "say sorted please", "1, 2, 3", "math500/Algebra"),
     ]
     verdicts = [r.judgement.verdict for r in run(tmp_path, Scripted(replies), problems).rows]
-    assert verdicts == [Verdict.WRONG, Verdict.UNVERIFIABLE]
+    assert verdicts == [Verdict.WRONG, Verdict.CORRECT]
 
 
 def test_problems_that_cannot_be_evaluated_are_refused(tmp_path: Path) -> None:

@@ -1,16 +1,19 @@
 """Mathematical verdicts: right, wrong, cannot tell, and broken are four different things."""
 
+import asyncio
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from r1kit.eval.math import verify as verify_module
-from r1kit.eval.math.exact import decide
+from r1kit.eval.math.decide import decide
 from r1kit.eval.math.extract import Rule
-from r1kit.eval.math.verify import Judgement, MathItem, verify_answers
+from r1kit.eval.math.policy import MathPolicy
+from r1kit.eval.math.slow_pair import SlowPair, compare_slowly
+from r1kit.eval.math.verify import Judgement, MathItem, MathVerifier, reply_of, verify_answers
 from r1kit.eval.pool import Failure, Result
 from r1kit.eval.verdict import Verdict
 
@@ -76,7 +79,7 @@ QUICK = [
     ("1234", r"1{,}234", CORRECT),
     ("1234", r"1,\!234", CORRECT),
     ("1234", r"1\,234", CORRECT),
-    ("32349", "32, 349", None),
+    ("32349", "32, 349", WRONG),
     ("1000", r"1.0 \times 10^3", CORRECT),
     ("1/0", "5", None),
     ("5", "1/0", None),
@@ -84,7 +87,7 @@ QUICK = [
     ("17, 34, 52", "17,34,52", CORRECT),
     ("17, 34, 52", "17, 34, 53", WRONG),
     ("17, 34, 52", "17, 34", WRONG),
-    ("17, 34, 52", "52, 34, 17", UNVERIFIABLE),
+    ("17, 34, 52", "52, 34, 17", CORRECT),
     ("(1, 2)", "(1,2)", CORRECT),
     ("(1, 2)", "(2,1)", WRONG),
     (r"\{1, 2\}", r"\{2, 1\}", CORRECT),
@@ -97,53 +100,43 @@ QUICK = [
     ("12_5", "12_5", CORRECT),
     ("12_5", "12_{5}", CORRECT),
     ("12_5", "12_7", WRONG),
-    ("12", "12_5", UNVERIFIABLE),
-    ("12_5", "12", UNVERIFIABLE),
+    ("12", "12_5", WRONG),
+    ("12_5", "12", WRONG),
     ("12_5", "13", WRONG),
-    (r"5\text{ cm}", r"5\text{ m}", UNVERIFIABLE),
+    (r"5\text{ cm}", r"5\text{ m}", WRONG),
     (r"5\text{ cm}", "5 centimeters", CORRECT),
     (r"5\text{ cm}", "5", CORRECT),
     (r"5\text{ cm}", "6 cm", WRONG),
     ("10", "10 weeks", CORRECT),
     (r"\$10", "10", CORRECT),
     ("10", r"\$10", CORRECT),
-    ("5", "5m", None),
-    ("3", "3R^2", None),
-    ("3", "3abc", None),
-    ("5", "5 x", None),
+    ("5", "5m", CORRECT),
+    ("3", "3R^2", WRONG),
+    ("3", "3abc", WRONG),
+    ("5", "5 x", WRONG),
     (r"15\mbox{ cm}^2", "15 cm^2", CORRECT),
-    (r"15\text{ cm}^2", r"15\text{ cm}^3", UNVERIFIABLE),
-    (r"15\mbox{ cm}^2", "15 square feet", UNVERIFIABLE),
+    (r"15\text{ cm}^2", r"15\text{ cm}^3", WRONG),
+    (r"15\mbox{ cm}^2", "15 square feet", WRONG),
     ("5 hours", "5 hrs.", CORRECT),
     ("6 inches", "6 in", CORRECT),
     (r"90^\circ", "90", CORRECT),
     ("28", r"28\%", CORRECT),
     (r"\text{Evelyn}", "evelyn", CORRECT),
     (r"\text{Evelyn}", "Bob", WRONG),
-    (r"\text{(C)}", "C", None),
-    ("ab", "ba", None),
-    ("no solution", "no real solution", UNVERIFIABLE),
-    (r"1, 2, \ldots, 9", r"1, 2, \ldots, 10", UNVERIFIABLE),
+    (r"\text{(C)}", "C", CORRECT),
+    ("ab", "ba", CORRECT),
+    ("no solution", "no real solution", CORRECT),
+    (r"1, 2, \ldots, 9", r"1, 2, \ldots, 10", None),
     ("5", "x = 5", CORRECT),
-    ("x = 5", "5", None),
+    ("x = 5", "5", CORRECT),
     ("9" * 1000, "9" * 999 + "8", WRONG),
 ]
 
 
 @pytest.mark.parametrize(("gold", "answer", "verdict"), QUICK)
-def test_what_strings_and_fractions_settle(gold: str, answer: str, verdict: Verdict | None) -> None:
-    decision = decide(gold, answer)
+def test_what_needs_no_worker(gold: str, answer: str, verdict: Verdict | None) -> None:
+    decision = decide(gold, answer, MathPolicy(), rounds=False)
     assert (decision.verdict if decision else None) == verdict
-
-
-@pytest.mark.parametrize(
-    ("ordered", "verdict"), [(None, UNVERIFIABLE), (True, WRONG), (False, CORRECT)]
-)
-def test_the_order_of_a_bare_list_matters_as_the_caller_says(
-    ordered: bool | None, verdict: Verdict
-) -> None:
-    decision = decide("3, 5, 7", "5, 3, 7", ordered=ordered)
-    assert decision is not None and decision.verdict is verdict
 
 
 def test_formulas_are_compared_as_formulas() -> None:
@@ -187,7 +180,7 @@ def test_a_reply_without_an_answer_is_wrong_and_says_so() -> None:
             executor=NoExecutor(),
         )
     )
-    assert set(found.values()) >= {Judgement(WRONG, "", Rule.NONE, "no answer")}
+    assert set(found.values()) >= {Judgement(WRONG, "", Rule.NONE, "no answer", step="none")}
     assert {(j.verdict, j.reason) for j in found.values()} == {(WRONG, "no answer")}
 
 
@@ -195,21 +188,37 @@ def test_quick_answers_need_no_worker() -> None:
     items = [MathItem(str(i), f"so \\boxed{{{i}}}", "7") for i in range(1000)]
     found = dict(verify_answers(items, executor=NoExecutor()))
     assert sum(j.verdict is CORRECT for j in found.values()) == 1
-    assert found["7"] == Judgement(CORRECT, "7", Rule.BOXED, "the same text")
+    assert found["7"] == Judgement(CORRECT, "7", Rule.BOXED, "the same text", step="text")
 
 
 def test_a_comparison_without_end_is_killed_and_the_others_go_on() -> None:
     started = time.monotonic()
     pairs: list[tuple[str, str | None]] = [
-        ("5", "9^{9^{9^9}}"),
+        ("5", ENDLESS),
         ("x+1", "1+x"),
-        ("9^{9^{9^9}}+1", "9^{9^{9^9}}"),  # math-verify hides the overflow and says "not equal"
+        (r"\lim_{x\to 0} \frac{\sin x}{x}", "1"),
         ("x+1", "x+2"),
     ]
-    found = judge(pairs, timeout_s=2.0)
-    assert [j.verdict for j in found] == [UNVERIFIABLE, CORRECT, UNVERIFIABLE, WRONG]
-    assert found[0].reason == "the comparison was killed after 2 s, twice"
+    found = judge(pairs, timeout_s=3.0)
+    assert [j.verdict for j in found] == [UNVERIFIABLE, CORRECT, CORRECT, WRONG]
+    assert found[0].reason == "the comparison was killed after 3 s, twice"
     assert time.monotonic() - started < 60
+
+
+ENDLESS = r"\prod_{k=1}^{2000} k^k"
+"""The quick reader leaves it to the slow one, which writes out all of its digits."""
+
+
+def test_numbers_beyond_all_bounds_are_named_and_not_computed() -> None:
+    started = time.monotonic()
+    found = judge([("5", "9^{9^{9^9}}"), ("9^{9^{9^9}}+1", "9^{9^{9^9}}"), ("5", "((9!)!)!")])
+    assert {j.verdict for j in found} == {UNVERIFIABLE}
+    assert found[0].reason == "a number beyond all bounds"
+    assert time.monotonic() - started < 30
+
+
+LIMIT = r"\lim_{x\to 0} x"
+"""A formula that needs a worker."""
 
 
 @pytest.mark.parametrize(
@@ -217,14 +226,14 @@ def test_a_comparison_without_end_is_killed_and_the_others_go_on() -> None:
     [
         (Failure.TIMEOUT, UNVERIFIABLE, [2, 2]),
         (Failure.CRASH, Verdict.INFRA_ERROR, [2, 2]),
-        (Failure.ERROR, UNVERIFIABLE, [2, 0]),
+        (Failure.ERROR, UNVERIFIABLE, [2]),
     ],
 )
 def test_a_broken_judge_never_says_wrong(
     failure: Failure, verdict: Verdict, calls: list[int]
 ) -> None:
     executor = FailingExecutor(failure)
-    items = [MathItem("a", r"\boxed{x+1}", "x+2"), MathItem("b", r"\boxed{x+3}", "x+2")]
+    items = [MathItem("a", rf"\boxed{{{LIMIT}}}", "x+2"), MathItem("b", rf"\boxed{{{LIMIT}}}", "3")]
     found = dict(verify_answers(items, executor=executor))
     assert {j.verdict for j in found.values()} == {verdict}
     assert executor.calls == calls
@@ -232,7 +241,7 @@ def test_a_broken_judge_never_says_wrong(
 
 def test_equal_questions_are_compared_once() -> None:
     executor = FailingExecutor(Failure.ERROR)
-    items = [MathItem(str(i), r"\boxed{x+1}", "x+2") for i in range(5)]
+    items = [MathItem(str(i), rf"\boxed{{{LIMIT}}}", "x+2") for i in range(5)]
     assert len(list(verify_answers(items, executor=executor))) == 5
     assert executor.calls[0] == 1
 
@@ -274,14 +283,80 @@ def test_math500_gold_solutions_are_judged_as_written(data_dir: Path) -> None:
     assert not any(j.verdict is Verdict.INFRA_ERROR for j in found.values())
 
 
-def test_every_math500_gold_answer_equals_itself_as_a_formula(data_dir: Path) -> None:
-    """The slow comparison, with the quick one out of the way."""
+def test_every_math500_gold_answer_equals_itself_for_the_slow_reader(data_dir: Path) -> None:
+    """With the quick comparison of strings out of the way."""
     rows = [
         json.loads(line) for line in (data_dir / "math500/test.jsonl").read_bytes().splitlines()
     ]
     golds = sorted({row["answer"] for row in rows})
-    pairs = [(gold, gold) for gold in golds]
-    decisions = dict(verify_module._compare_all(pairs, 1, 30.0, None))
-    different = {pair[0] for pair, decision in decisions.items() if decision.verdict is WRONG}
-    assert len(decisions) == len(golds)
-    assert len(different) <= 1, different
+    decisions = {g: compare_slowly(SlowPair(g, g, MathPolicy(), False)) for g in golds}
+    assert [gold for gold, found in decisions.items() if found.verdict is WRONG] == []
+    undecided = [gold for gold, found in decisions.items() if found.verdict is UNVERIFIABLE]
+    assert len(undecided) <= 12, undecided  # words, which no formula reader reads
+
+
+def test_several_boxes_are_one_answer_only_where_several_things_are_asked() -> None:
+    with MathVerifier() as verifier:
+        assert verifier.verify(r"\boxed{1} and \boxed{2}", r"\{1, 2\}").verdict is CORRECT
+        assert verifier.verify(r"\boxed{1} and \boxed{2}", "2").verdict is CORRECT
+        assert verifier.verify(r"\boxed{1} and \boxed{2}", "1").verdict is WRONG
+        far = r"\boxed{1} was the first of our many attempts, but it is \boxed{2}"
+        assert verifier.verify(far, r"\{1, 2\}").verdict is WRONG
+
+
+@pytest.mark.parametrize(
+    ("text", "reply"),
+    [
+        ("just 5", "just 5"),
+        ("<think>4?</think>5", "5"),
+        ("4?</think>5", "5"),
+        ("<think>4?</think>no <think>5</think>6", "6"),
+        ("<think>it is 5", None),
+        ("<think>4</think>5<think>6", None),
+    ],
+)
+def test_only_what_follows_closed_thinking_is_an_answer(text: str, reply: str | None) -> None:
+    assert reply_of(text) == reply
+
+
+def test_a_verifier_answers_many_threads_at_once() -> None:
+    pairs = [("x+1", "1+x", CORRECT), ("x+1", "x+2", WRONG), (LIMIT, "0", CORRECT)] * 8
+    with MathVerifier(workers=2) as verifier, ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda pair: verifier.verify(pair[1], pair[0]).verdict, pairs))
+    assert found == [verdict for *_, verdict in pairs]
+
+
+def test_a_verifier_leaves_the_event_loop_free() -> None:
+    async def ask() -> tuple[list[Verdict], int]:
+        ticks = 0
+
+        async def tick() -> None:
+            nonlocal ticks
+            while True:
+                ticks += 1
+                await asyncio.sleep(0.01)
+
+        ticking = asyncio.create_task(tick())
+        with MathVerifier() as verifier:
+            judged = await asyncio.gather(
+                verifier.averify("0", LIMIT), verifier.averify("1", LIMIT)
+            )
+        ticking.cancel()
+        return [judgement.verdict for judgement in judged], ticks
+
+    verdicts, ticks = asyncio.run(ask())
+    assert verdicts == [CORRECT, WRONG]
+    assert ticks > 5
+
+
+def test_a_verifier_goes_on_after_it_has_lost_its_worker() -> None:
+    with MathVerifier(timeout_s=2.0) as verifier:
+        assert verifier.verify(ENDLESS, "5").verdict is UNVERIFIABLE
+        assert verifier.verify("0", LIMIT).verdict is CORRECT
+
+
+def test_a_closed_verifier_says_so() -> None:
+    verifier = MathVerifier()
+    verifier.close()
+    with pytest.raises(RuntimeError, match="the verifier is closed"):
+        verifier.verify("0", LIMIT)
