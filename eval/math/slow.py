@@ -18,7 +18,7 @@ from latex2sympy2_extended import latex2sympy
 from .decide import compare_readings
 from .policy import MathPolicy
 from .reading import Reading, read
-from .tree import Apply, Node, Number, Symbol
+from .tree import Apply, Node, Number, Symbol, has
 from .typed import Comparison, Same
 
 LIMIT_S = 5.0
@@ -40,11 +40,22 @@ def compare(pair: Pair) -> Same:
         found = compare_readings(want, got, comparison)
         if found.same is not None or found.step == "limit":
             return found
-    left, right = _trees(want), _trees(got)
-    if not left:
-        return Same(None, "symbolic", "the right answer cannot be read as a formula")
-    if not right:
-        return Same(None, "symbolic", "the answer cannot be read as a formula")
+    found = Same(None, "symbolic", "not decided")
+    for both in (False, True):
+        left = _trees(want, slowly=both or needs_sympy(want))
+        right = _trees(got, slowly=both or needs_sympy(got))
+        if not left or not right:
+            side = "answer" if left else "right answer"
+            found = Same(None, "symbolic", f"the {side} cannot be read as a formula")
+            continue
+        found = _best(comparison, left, right)
+        if found.same is not None:
+            break
+    return found
+
+
+def _best(comparison: Comparison, left: list[Node], right: list[Node]) -> Same:
+    """Every tree of one side against every tree of the other; one that fits decides."""
     best = Same(None, "symbolic", "not decided")
     for one in left:
         for other in right:
@@ -56,9 +67,17 @@ def compare(pair: Pair) -> Same:
     return best
 
 
-def _trees(reading: Reading) -> list[Node]:
-    """What the slow and the quick reader make of a text."""
+def needs_sympy(reading: Reading) -> bool:
+    """Whether the quick reader could not read this, or has no values for what it read."""
+    valueless = ("int", "sum", "prod", "gcd", "lcm", "det", "text", "build")
+    return not reading.formulas or has(reading.formulas[0], *valueless)
+
+
+def _trees(reading: Reading, *, slowly: bool) -> list[Node]:
+    """What the quick reader makes of a text, and before it the slow one where that is asked."""
     trees = list(reading.formulas)
+    if not slowly:
+        return trees
     try:
         trees.insert(0, tree_of(simplified(latex2sympy(reading.text))))
     except Untranslatable:

@@ -207,7 +207,7 @@ def gold_of(gold: str) -> str:
 
 
 def _pool(workers: int, timeout_s: float) -> Pool:
-    return Pool(workers, timeout_s, memory_mib=MEMORY_MIB, preload=[f"{__package__}.slow"])
+    return Pool(workers, timeout_s, memory_mib=MEMORY_MIB, preload=[f"{__package__}.warm"])
 
 
 def _judgement(decision: Decision, found: Extracted) -> Judgement:
