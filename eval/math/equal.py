@@ -22,6 +22,7 @@ from collections.abc import Iterator
 
 from flint import acb, arb, fmpq, fmpz
 
+from .size import magnitude
 from .tree import Apply, Node, Number, Symbol, heads, symbols
 from .values import (
     Imprecise,
@@ -187,11 +188,19 @@ def _bounds(node: Node, roots: set[Node]) -> tuple[float, float]:
         if node.args[1].value.q != 1:
             roots.add(node)
         return upper * times, lower * times
+    if node.head in WHOLE and not symbols(node) and isinstance(exact := value(node, Point()), fmpq):
+        return _bits(exact.p), _bits(exact.q)
     roots.add(node)
     if node.head in ("sqrt", "root"):
         return parts[0]
     total = sum(upper + lower for upper, lower in parts)
-    return total + 2.0, total + 2.0
+    bits = max(total, min(magnitude(node), 1e9)) + 2.0
+    return bits, bits
+
+
+WHOLE = frozenset({"fact", "fact2", "binom", "gcd", "lcm", "floor", "ceil", "mod", "sum", "prod",
+                   "max", "min", "based", "round"})  # fmt: skip
+"""Functions that are often exact fractions, whose size is then known."""
 
 
 def _bits(whole: fmpz) -> float:

@@ -106,6 +106,7 @@ class _Parser:
         self.bars = 0
         self.no_ratio = False
         self.no_bar = False
+        self.outward = False
 
     # -- the cursor --------------------------------------------------------------------------
 
@@ -359,7 +360,7 @@ class _Parser:
                 return self.bars == 0 and not self.no_bar
             if token.text == "norm":
                 return False
-            return token.text in ("(", "[", "{", "set{")
+            return token.text in ("(", "{", "set{") or (token.text == "[" and not self.outward)
         return token.kind == "cmd" and (
             token.text
             in ("frac", "sqrt", "binom", "lfloor", "lceil", "lvert", "langle", "overline",
@@ -721,7 +722,9 @@ class _Parser:
     def _outward_interval(self) -> Node:
         """`]0, 1[`, the open interval of other countries."""
         self.place += 1
+        self.outward = True
         node = self.items("[", "]")
+        self.outward = False
         if not (isinstance(node, Apply) and node.head == "list" and len(node.args) == 2):
             raise Unreadable("']' where a value should stand")
         if not self.at("[", "]"):
