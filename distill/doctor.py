@@ -73,6 +73,7 @@ NEEDS = (
         also="the model: its directory, or its name on huggingface.co",
     ),
     Need("r1kit eval run", MODELS),
+    Need("r1kit eval compare", ()),
     Need("r1kit teacher serve|chat (tiny-r1)", MODELS),
     Need("r1kit teacher salvage", ("disk",)),
     Need("r1kit teacher train-tiny", MODELS, GPU),

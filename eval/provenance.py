@@ -98,7 +98,7 @@ class Provenance:
 
 COMPARABLE: Mapping[str, str] = {
     "suite": "suite",
-    "suite_sha256": "rows of the suite",
+    "suite_sha256": "rows that were asked",
     "prompt_sha256": "prompt",
     "temperature": "temperature",
     "top_p": "top_p",

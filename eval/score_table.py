@@ -39,7 +39,7 @@ def print_cards(console: "Console", cards: Mapping[str, ScoreCard], title: str) 
     console.print(table)
     for name, card in cards.items():
         if not card.is_final:
-            console.print(f"NOT FINAL: {name}: {card.not_final}", markup=False)
+            console.print(f"NOT FINAL: {name}: {card.not_final}", markup=False, soft_wrap=True)
     if cards:
         print_card(console, list(cards.values())[-1])
 
@@ -47,9 +47,9 @@ def print_cards(console: "Console", cards: Mapping[str, ScoreCard], title: str) 
 def print_card(console: "Console", card: ScoreCard, title: str = "") -> None:
     """Print one score in full: noise, pass@k, cons@k, lengths."""
     if title:
-        console.print(title, markup=False)
+        console.print(title, markup=False, highlight=False)
     for line in card_lines(card):
-        console.print(line, markup=False)
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     if card.lengths:
         console.print(_length_table(card))
     if card.by_length:
