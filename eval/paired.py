@@ -170,9 +170,7 @@ def power(difference: Difference, a: Tally, b: Tally) -> Power:
     can_find = f"this comparison finds a true difference of {_points(detectable)} in 4 of 5 cases"
     seen = abs(difference.value)
     if seen < 1e-12:
-        return Power(
-            detectable, None, None, f"{can_find}; the one seen is 0, which nothing settles"
-        )
+        return Power(detectable, None, None, f"{can_find}; nothing settles the one seen, 0")
     problems = _problems_needed(seen, n * se**2)
     words = [can_find]
     if problems <= n:

@@ -283,6 +283,7 @@ def _sha256(text: str) -> str:
 
 def _brief(value: Any) -> str:
     """A value in a few characters; of a hash its beginning."""
-    text = value if isinstance(value, str) else _canonical(value)
-    is_hash = len(text) == 64 and set(text) <= set("0123456789abcdef")
-    return f"{text[:12]}…" if is_hash else repr(text) if len(text) < 60 else f"{text[:57]!r}…"
+    text = _canonical(value)
+    if len(text) == 66 and set(text[1:-1]) <= set("0123456789abcdef"):
+        return f"{text[1:13]}…"
+    return text if len(text) < 60 else f"{text[:57]}…"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def print_cards(console: "Console", cards: Mapping[str, ScoreCard], title: str) -> None:
-    """Print scores by name (a source, a suite, `all`), and the last one in full.
+    """Print scores by name (a source, a suite, `all`), and the last one in full; at least one.
 
     A score that is not final is printed as such, and the reason stands below the table.
     """
@@ -37,11 +37,11 @@ def print_cards(console: "Console", cards: Mapping[str, ScoreCard], title: str) 
             *(_share(card, count) for count in counts),
         )
     console.print(table)
-    for name, card in cards.items():
+    *parts, whole = cards.items()
+    for name, card in parts:
         if not card.is_final:
             console.print(f"NOT FINAL: {name}: {card.not_final}", markup=False, soft_wrap=True)
-    if cards:
-        print_card(console, list(cards.values())[-1])
+    print_card(console, whole[1])
 
 
 def print_card(console: "Console", card: ScoreCard, title: str = "") -> None:
