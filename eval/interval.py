@@ -39,8 +39,9 @@ Coverage in %, of 8,000 simulated runs each, every run with new problems of chan
     n=30  k=64  p ~ Beta(0.05, 1.95), mean 0.025     78.1     77.3   97.1     95.9
     n=100 k=16  3 % hopeless, the rest 0.995         88.4     87.0   92.4     97.7
 
-A percentile bootstrap over problems does about as the normal column. For one fixed mean and one
-sample each, coverage jumps with the mean (a count is discrete): hence the averages over means.
+A percentile bootstrap over problems covers 94.0, 93.9 and 90.8 % in the first, second and fourth
+row (4,000 runs). For one fixed mean and one sample each, coverage jumps with the mean (a count is
+discrete): hence the averages over means.
 
 Sources: E. B. Wilson, "Probable inference, the law of succession, and statistical inference", 1927;
 the effective sample size as in surveys (E. Korn and B. Graubard, 1998); E. Miller, "Adding Error

@@ -311,10 +311,10 @@ def _cons_at(groups: Sequence[Sequence[Outcome]], seed: int) -> dict[int, Estima
 
 def _ballot(group: Sequence[Outcome]) -> tuple[Counter[str], Counter[str]]:
     """Votes by class, and right ones among them."""
-    voters = [(each.answer_class, each.is_correct) for each in group if each.answer_class]
+    voters = [each for each in group if each.answer_class is not None]
     return (
-        Counter(name for name, _ in voters if name),
-        Counter(name for name, is_right in voters if name and is_right),
+        Counter(str(each.answer_class) for each in voters),
+        Counter(str(each.answer_class) for each in voters if each.is_correct),
     )
 
 

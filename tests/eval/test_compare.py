@@ -149,6 +149,14 @@ def test_five_problems_that_differ_are_too_few_to_call() -> None:
     assert call(found) is Call.NOISE
 
 
+def test_one_problem_that_decides_everything_is_not_called() -> None:
+    # All eight differences have one sign, so the exact test is sure; the mean is not.
+    found = paired(tally([100, *[2] * 7], 100), tally([0] * 8, 100))
+    assert found.p == 2 / 2**8
+    assert found.ci95[0] < 0 < found.ci95[1]
+    assert call(found) is Call.NOISE
+
+
 def test_noise_of_reruns_and_of_questions_add_up_to_the_error() -> None:
     found = paired(tally([2, 4, 0, 1], 4), tally([2, 1, 0, 4], 4))
     within = [1 / 4 / 3 * 2, 3 / 16 / 3, 0, 3 / 16 / 3]

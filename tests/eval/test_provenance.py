@@ -95,10 +95,10 @@ def test_large_weights_are_sampled_and_a_fine_tuning_still_shows(
     tuned = bytearray(numbers)
     tuned[5000:5180] = bytes(180)
     assert weights_hash(weights(tmp_path / "c", bytes(tuned))).sha256 != first.sha256
-    cut = weights(tmp_path / "d", numbers)
-    file = cut / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:-1])
-    assert weights_hash(cut).sha256 != first.sha256
+    cut = weights(tmp_path / "d", bytes(5000))
+    file, whole = cut / "model.safetensors", weights_hash(cut)
+    file.write_bytes(file.read_bytes()[:-1])  # the blocks are all zeros, and only the size tells
+    assert weights_hash(cut).sha256 != whole.sha256
     file.write_bytes(b"\xff" * 2000)  # no safetensors file: the header claims 16 EiB
     assert weights_hash(cut).sha256 is not None
 
