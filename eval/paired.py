@@ -221,12 +221,15 @@ def _flat_interval(value: float, n: int) -> tuple[tuple[float, float], str]:
     """
     share = 1 - 0.025 ** (1 / n)
     ends = (value - share * (1 + value), value + share * (1 - value))
-    return ends, "Clopper and Pearson's bound, since every problem differs alike"
+    why = "every problem differs alike" if value else "no problem differs"
+    return ends, f"Clopper and Pearson's bound, since {why}"
 
 
 def _p_value(deltas: Sequence[float], se: float | None) -> tuple[float, str]:
     """The p-value and its test; the exact one where few problems differ, or all differ alike."""
     differing = [d for d in deltas if d]
+    if not differing:
+        return 1.0, "no test, since no problem differs"
     if len(differing) <= EXACT_UP_TO:
         is_mcnemar = all(abs(d) == 1 for d in differing)
         name = "exact McNemar test" if is_mcnemar else "exact sign-flip test"

@@ -82,6 +82,7 @@ def test_a_run_against_itself_is_no_difference(tmp_path: Path) -> None:
     found = compare(folder, folder)
     assert (found.call, found.difference.value, found.difference.p) == (Call.NOISE, 0.0, 1.0)
     assert found.warnings == ()
+    assert found.difference.test == "no test, since no problem differs"
     # None of 40 problems differs, so at most 8.8 % of all would (Clopper and Pearson).
     bound = 1 - 0.025 ** (1 / 40)
     assert found.difference.ci95 == pytest.approx((-bound, bound), abs=1e-12)
