@@ -19,8 +19,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from .. import __version__
+from ..teacher.environment import cores, cpu_model, gpus, memory_gib, output, version
 from .console import Console
-from .environment import cores, cpu_model, gpus, memory_gib, output, version
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,7 @@ NEEDS = (
         also="the model: its directory, or its name on huggingface.co",
     ),
     Need("r1kit eval run", MODELS),
+    Need("r1kit eval compare", ()),
     Need("r1kit teacher serve|chat (tiny-r1)", MODELS),
     Need("r1kit teacher salvage", ("disk",)),
     Need("r1kit teacher train-tiny", MODELS, GPU),
