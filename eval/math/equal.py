@@ -37,7 +37,7 @@ from .values import (
     value,
 )
 
-PRECISIONS = (128, 512, 2048, 8192, 32768)
+PRECISIONS = (128, 512, 2048, 8192, 32768, 131072)
 """Bits that are tried for constants."""
 
 POINT_BITS = 256
@@ -153,7 +153,7 @@ def separation_bits(node: Node) -> float:
 
 
 def _degree(root: Node) -> int:
-    """The factor by which a node raises the algebraic degree; transcendental ones count as 2."""
+    """The factor by which a node raises the algebraic degree; functions count as 2."""
     if isinstance(root, Apply) and root.head == "root" and isinstance(root.args[1], Number):
         return max(2, min(int(abs(root.args[1].value.p)), 64))
     if isinstance(root, Apply) and root.head == "pow" and isinstance(root.args[1], Number):
@@ -166,7 +166,6 @@ def _bounds(node: Node, roots: set[Node]) -> tuple[float, float]:
     if isinstance(node, Number):
         return _bits(node.value.p), _bits(node.value.q)
     if isinstance(node, Symbol):
-        roots.add(node)
         return 2.0, 0.0
     parts = [_bounds(arg, roots) for arg in node.args]
     if node.head in ("add", "mul", "div", "neg", "abs", "percent"):

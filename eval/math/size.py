@@ -16,6 +16,7 @@ LIMIT = 200_000.0
 VARIABLE = 6.0
 """log2 of the largest value that a variable is given."""
 
+CONSTANT_BITS = {"pi": 2.0, "e": 2.0, "i": 1.0}
 UNKNOWN = 48.0
 SLACK = 64.0
 """What a difference may lose: 1/(a-b) is taken to be no larger than 2**SLACK times a or b."""
@@ -31,7 +32,7 @@ def magnitude(node: Node) -> float:
     if isinstance(node, Number):
         return float(max(node.value.height_bits(), 1))
     if isinstance(node, Symbol):
-        return VARIABLE
+        return CONSTANT_BITS.get(node.name, VARIABLE)
     parts = [magnitude(arg) for arg in node.args]
     largest = max(parts, default=1.0)
     if largest > LIMIT:
