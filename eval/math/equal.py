@@ -40,6 +40,9 @@ from .values import (
 PRECISIONS = (128, 512, 2048, 8192, 32768, 131072)
 """Bits that are tried for constants."""
 
+MOST_BITS = 120_000.0
+"""Where the separation bound asks for more, agreement to so many bits is taken for equality."""
+
 POINT_BITS = 256
 AGREE_BITS = 200
 NEEDED = 3
@@ -114,11 +117,10 @@ def _constants(left: Node, right: Node, point: Point) -> bool | None:
             if not gap.contains(0):
                 return False
             if wanted is None:
-                wanted = separation_bits(Apply("add", (left, Apply("neg", (right,)))))
+                gap_tree = Apply("add", (left, Apply("neg", (right,))))
+                wanted = min(separation_bits(gap_tree), MOST_BITS)
             if _narrower(gap, wanted):
                 return True
-        if wanted > PRECISIONS[-1]:
-            break
     return None
 
 

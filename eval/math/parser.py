@@ -14,6 +14,7 @@ import re
 from flint import fmpq, fmpz
 
 from .lexer import FUNCTIONS, Token, Unreadable, tokenize
+from .numerals import number_in_words
 from .tree import Apply, Node, Number, Symbol, has_symbol, rename, symbols
 
 MAX_DEPTH = 60
@@ -440,6 +441,8 @@ class _Parser:
         index = self._index()
         if isinstance(base, Symbol):
             return Symbol(f"{base.name}_{index}")
+        if isinstance(base, Number) and (named := number_in_words(index)) is not None:
+            index = str(named)
         if isinstance(base, Number) and index.isdigit():
             written = self.tokens[start].text
             if written.isdigit() and self.tokens[start].kind == "num":
