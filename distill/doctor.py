@@ -73,6 +73,12 @@ NEEDS = (
         also="the model: its directory, or its name on huggingface.co",
     ),
     Need("r1kit eval run", MODELS),
+    Need("r1kit eval verify|selftest", ()),
+    Need(
+        "r1kit eval bench-verifier",
+        (),
+        also="a folder of JSONL files with pred, gold and expected",
+    ),
     Need("r1kit teacher serve|chat (tiny-r1)", MODELS),
     Need("r1kit teacher salvage", ("disk",)),
     Need("r1kit teacher train-tiny", MODELS, GPU),

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from . import verify_cli
+
 if TYPE_CHECKING:
     from ..teacher.settings import EngineSettings
     from .evaluate import Evaluation
@@ -19,6 +21,11 @@ app = typer.Typer(help="Score models on problems with known answers.", no_args_i
 @app.callback()
 def _group() -> None:
     """Score models on problems with known answers."""
+
+
+app.command()(verify_cli.verify)
+app.command()(verify_cli.selftest)
+app.command()(verify_cli.bench_verifier)
 
 
 @app.command()
