@@ -5,11 +5,11 @@ who comes first changes from pass to pass, so that what else the machine does sh
 parent watches: a pair that takes longer than `LIMIT_S` or ends the process counts as `hung` or
 `crashed`, with the time that it took, and a new process goes on behind it.
 
-math-verify is called as its documentation says, `verify(parse(gold), parse(pred))`, with its default
-extraction and its default time limits, which need a process's main thread. It says True or False; a
-side that it reads nothing in is counted as `unread`, and its answer is then False. With `wrapped`,
-a third contender is math-verify on answers that are put between dollar signs where they have
-neither these nor a box, which its documentation asks of LaTeX.
+math-verify is called as its documentation says, `verify(parse(gold), parse(pred))`, with its
+default extraction and its default time limits, which need a process's main thread. It says True or
+False; a side that it reads nothing in is counted as `unread`, and its answer is then False. It
+reads LaTeX only between dollar signs and the like, so a third contender is math-verify on answers
+that are put between dollar signs where they have neither these nor a box.
 
 Not timed: the start of the process, its imports (stated apart) and `WARM_UP`, which both work
 through first. Agreement is that CORRECT is said where it is expected and nowhere else.
@@ -88,6 +88,11 @@ class Pass:
     import_s: float
     answers: tuple[Answer, ...]
 
+    @property
+    def wall_s(self) -> float:
+        """Seconds for all pairs."""
+        return sum(answer.ms for answer in self.answers) / 1000
+
 
 @dataclass(frozen=True, slots=True)
 class Tally:
@@ -165,6 +170,16 @@ class Comparison:
         ]
 
     @property
+    def ours(self) -> str:
+        """What our verifier is called among them."""
+        return OURS
+
+    @property
+    def doubtful(self) -> int:
+        """Pairs whose expectation may be disputed."""
+        return sum(entry.doubt for entry in self.entries)
+
+    @property
     def files(self) -> list[str]:
         """The files' names, in order."""
         return list(dict.fromkeys(entry.file for entry in self.entries))
@@ -183,9 +198,9 @@ class Comparison:
             ALARM_S[contender],
         )
 
-    def ratio(self, file: str | None = None) -> float:
-        """How many times as many pairs per second ours judges as math-verify does."""
-        ours, theirs = self.tally(OURS, file), self.tally(THEIRS, file)
+    def ratio(self, contender: str, file: str | None = None) -> float:
+        """How many times as many pairs per second ours judges as another contender does."""
+        ours, theirs = self.tally(OURS, file), self.tally(contender, file)
         return ours.pairs_per_s / theirs.pairs_per_s if theirs.pairs_per_s else 0.0
 
     def disagreements(self) -> list[dict[str, Any]]:
@@ -214,12 +229,12 @@ class Comparison:
             tallies = {name: self.tally(name, file) for name in self.contenders}
             return {
                 **{n: {**asdict(t), "agreement": t.agreement} for n, t in tallies.items()},
-                "speed_ratio": self.ratio(file),
+                "speed_ratio": {n: self.ratio(n, file) for n in tallies if n != OURS},
             }
 
         return {
             "provenance": dict(self.provenance),
-            "doubtful_pairs_left_out": sum(entry.doubt for entry in self.entries),
+            "doubtful_pairs_left_out": self.doubtful,
             "total": side_by_side(None),
             "files": {file: side_by_side(file) for file in self.files},
             "passes": [
@@ -227,7 +242,7 @@ class Comparison:
                     "contender": each.contender,
                     "position": each.position,
                     "import_s": each.import_s,
-                    "wall_s": sum(answer.ms for answer in each.answers) / 1000,
+                    "wall_s": each.wall_s,
                 }
                 for each in self.passes
             ],
@@ -269,7 +284,7 @@ def compare(
     folder: Path,
     *,
     repeats: int = 2,
-    wrapped: bool = False,
+    wrapped: bool = True,
     on_judged: Callable[[], object] = lambda: None,
 ) -> Comparison:
     """Let the contenders work through every `.jsonl` file of a folder.
@@ -277,7 +292,7 @@ def compare(
     Args:
         folder: its lines need `pred`, `gold` and `expected`; those with `doubt` are listed apart.
         repeats: passes, each in fresh processes.
-        wrapped: add math-verify on answers between dollar signs.
+        wrapped: let math-verify also work through the answers between dollar signs.
         on_judged: called after every pair of every contender.
 
     Raises:
@@ -327,7 +342,7 @@ def run_contender(
 
 
 def _run_process(contender: str, pairs: Sequence[Pair]) -> tuple[float, Iterator[Answer]]:
-    """Start a contender; give the seconds of its imports, and its answers until it is done or lost."""
+    """Start a contender; give the seconds of its imports, and its answers till it ends."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_contend, args=(contender, list(pairs), theirs))
