@@ -343,7 +343,7 @@ def _print_comparison(comparison: "Comparison") -> None:
             cells = (str(of.pairs), f"{100 * of.agreement:.2f}", *map(str, (*counts, of.broken)))
             agreement.add_row(f"  {judge}", *cells)
             times = (of.mean_ms, of.p50_ms, of.p95_ms, of.p99_ms, of.max_ms)
-            ratio = f"{comparison.ratio(judge, file):,.1f}" if judge != comparison.ours else ""
+            ratio = f"{comparison.ratio(judge, file):,.2f}" if judge != comparison.ours else ""
             cells = (*(f"{each:,.2f}" for each in times), f"{of.pairs_per_s:,.1f}", ratio)
             speed.add_row(f"  {judge}", *cells)
     console = Console(file=sys.stdout)

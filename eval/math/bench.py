@@ -38,7 +38,7 @@ LIMIT_S = 60.0
 START_LIMIT_S = 180.0
 """Seconds for a process to start, import and warm up."""
 
-OURS, THEIRS, WRAPPED = "r1kit", "math-verify", "math-verify ($)"
+OURS, THEIRS, WRAPPED = "r1kit", "math-verify", "math-verify $"
 
 ALARM_S = {OURS: 10.0, THEIRS: 5.0, WRAPPED: 5.0}
 """Each contender's own time limit for one comparison, as it is by default."""
