@@ -2,15 +2,16 @@
 
     boxed    the last \\boxed{...} or \\fbox{...} whose braces balance and that is not empty
     hashes   what follows the last #### (GSM8K's own format)
+    bare     the whole reply, where it is nothing but a formula or a word or two
     phrase   what follows the last "answer is" or "answer:", to the end of its sentence
-    formula  the last $...$, $$...$$, \\(...\\) or \\[...\\]
-    whole    the whole reply, if it is one line that is not a sentence
-    number   the last number
+    formula  the last $...$, $$...$$, \\(...\\) or \\[...\\], where no number stands behind it
+    number   the last number, with its percent sign
     none     there is no answer
 
-Only the reply after the thinking is given to these rules. With several boxes the last one is the
-answer, and the result is tagged `several boxes`; a box that never closes is no box, and is tagged
-`unbalanced box`. Every rule takes time linear in the reply.
+Only the reply after the thinking is given to these rules. A box that never closes is no box, and is
+tagged `unbalanced box`. With several boxes the last one is the answer, and the result is tagged
+`several boxes`; the boxes that stand beside it at the end are kept, for problems that ask for
+several things. Every rule takes time linear in the reply.
 """
 
 import re
@@ -18,11 +19,13 @@ from collections import deque
 from dataclasses import dataclass
 from enum import StrEnum
 
+from .reading import MAX_LENGTH, read
+
 TAIL = 4000
 """Characters from the end that all rules but the box look at."""
 
-LINE = 200
-"""The longest one-line reply that can be an answer as a whole, in characters."""
+LINE = 400
+"""The longest reply that can be an answer as a whole, in characters."""
 
 BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
 UNBRACED = re.compile(r"-?\d+(?:\.\d+)?|\\[A-Za-z]+|[^\s{}\\]")
@@ -35,7 +38,8 @@ FORMULA = re.compile(
     re.DOTALL,
 )
 NUMBER = re.compile(
-    r"(?<![\w.])-?(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?(?:/\d+)?|\.\d+)"
+    r"(?<![\w.,])-?(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+,\d+(?![\d,.])"
+    r"|\d+(?:\.\d+)?(?:/\d+)?|\.\d+)(?:\\?%)?"
 )
 SENTENCE_END = re.compile(r"[.!?](?=\s|\*|$)")
 COMMAND = re.compile(r"\\[A-Za-z]+")
@@ -48,20 +52,24 @@ class Rule(StrEnum):
 
     BOXED = "boxed"
     HASHES = "hashes"
+    BARE = "bare"
     PHRASE = "phrase"
     FORMULA = "formula"
-    WHOLE = "whole"
     NUMBER = "number"
     NONE = "none"
 
 
 @dataclass(frozen=True, slots=True)
 class Extracted:
-    """A final answer: its text (empty under the rule `none`), the rule, and oddities."""
+    """A final answer: its text (empty under the rule `none`), the rule, and oddities.
+
+    `together` joins the boxes that stand side by side at the end; empty where there is one.
+    """
 
     text: str
     rule: Rule
     tags: tuple[str, ...] = ()
+    together: str = ""
 
 
 def extract(reply: str) -> Extracted:
@@ -72,15 +80,16 @@ def extract(reply: str) -> Extracted:
         tags += ("several boxes",)
     filled = [box for box in boxes if box]
     if filled:
-        return Extracted(filled[-1], Rule.BOXED, tags)
+        beside = boxes_at_the_end(reply) if len(filled) > 1 else []
+        return Extracted(filled[-1], Rule.BOXED, tags, ", ".join(beside) if beside[1:] else "")
     if boxes:
         return Extracted("", Rule.NONE, (*tags, "empty box"))
     tail = reply[-TAIL:].strip()
     finders = (
         (Rule.HASHES, _after_hashes),
+        (Rule.BARE, _bare),
         (Rule.PHRASE, _after_phrase),
         (Rule.FORMULA, _last_formula),
-        (Rule.WHOLE, _one_line),
         (Rule.NUMBER, _last_number),
     )
     for rule, find in finders:
@@ -93,8 +102,34 @@ def find_boxes(text: str) -> tuple[list[str], bool]:
     """The contents of all boxes in order, a nested box in its outer one's place, and whether one
     never closes.
     """
+    boxes, unbalanced = _boxes(text)
+    return [content for content, *_ in boxes], unbalanced
+
+
+def boxes_at_the_end(text: str) -> list[str]:
+    """The last box and those before it with next to nothing between: `\\boxed{1} and \\boxed{2}`."""
+    boxes, _ = _boxes(text)
+    beside: list[str] = []
+    start = None
+    for content, opens, closes in reversed(boxes):
+        if start is not None:
+            between = COMMAND.sub(" ", text[closes:start])
+            if len(between) > BETWEEN or len(WORD.findall(between)) > WORDS_BETWEEN:
+                break
+        if content:
+            beside.append(content)
+        start = opens
+    return beside[::-1]
+
+
+BETWEEN, WORDS_BETWEEN = 60, 4
+"""Characters and words that may stand between boxes that are one answer."""
+
+
+def _boxes(text: str) -> tuple[list[tuple[str, int, int]], bool]:
+    """Every box as (content, where it opens, where it closes), and whether one never closes."""
     closing = _closing_braces(text)
-    contents: list[str] = []
+    found_boxes: list[tuple[str, int, int]] = []
     unbalanced, outer_end = False, -1
     for found in BOX.finditer(text):
         start = found.end()
@@ -108,11 +143,12 @@ def find_boxes(text: str) -> tuple[list[str], bool]:
             token = UNBRACED.match(text, start)
             content, end = (token.group(), token.end()) if token else ("", start)
         if found.start() < outer_end:
-            contents[-1] = content
+            _, opens, closes = found_boxes[-1]
+            found_boxes[-1] = (content, opens, closes)
         else:
-            contents.append(content)
+            found_boxes.append((content, found.start(), end + 1))
             outer_end = end
-    return contents, unbalanced
+    return found_boxes, unbalanced
 
 
 def _closing_braces(text: str) -> dict[int, int]:
@@ -152,20 +188,35 @@ def _after_phrase(tail: str) -> str:
 
 
 def _last_formula(tail: str) -> str:
+    """The last formula, unless a number stands behind it: then it was not the final thing said."""
     found = _last(FORMULA, tail)
-    return _content(found) if found is not None else ""
+    if found is None or NUMBER.search(tail, found.end()):
+        return ""
+    return _content(found)
 
 
 def _content(formula: re.Match[str]) -> str:
     return next(group for group in formula.groups() if group is not None).strip()
 
 
-def _one_line(tail: str) -> str:
-    """The reply itself where it is one line and no sentence: few words, or code."""
-    if "\n" in tail or len(tail) > LINE or BOX.search(tail):
+def _bare(tail: str) -> str:
+    """The reply itself where it is no sentence: a formula, a few words, or code."""
+    if len(tail) > LINE and "\\begin" not in tail:
         return ""
-    few = len(WORD.findall(COMMAND.sub("", tail))) <= 3
+    if BOX.search(tail) or len(tail) > MAX_LENGTH:
+        return ""
+    if read(tail).formulas:
+        return tail
+    if PHRASE.search(tail):
+        return ""
+    if "\n" in tail or LABELLED.match(tail):
+        return ""
+    stripped = FORMULA.sub(" ", tail)
+    few = len(WORD.findall(COMMAND.sub("", stripped))) <= 3 and stripped == tail
     return tail.strip("*").strip() if few or CODE.search(tail) else ""
+
+
+LABELLED = re.compile(r"[^\W\d_]+\s*:\s")
 
 
 def _last_number(tail: str) -> str:

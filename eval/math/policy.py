@@ -15,8 +15,9 @@
                          right where the problem asks for rounding or a decimal
                always    it is right everywhere
                never     it is right nowhere, but see `decimals`
-    decimals   6         a decimal equals a value that no decimal can equal, such as 1/3 or pi, if
-                         it has at least so many significant digits and is that value rounded
+    decimals   4         a decimal equals a value that no decimal can equal, such as 1/3 or pi, if
+                         it has at least so many significant digits and is that value rounded; one
+                         less where it is written with a power of ten, whose digits are all meant
     tolerance  0         the relative difference that is overlooked where a side is a decimal
 
 Two exact numbers are never compared with a tolerance, whatever the settings.
@@ -45,7 +46,7 @@ class MathPolicy(BaseModel):
         default="asked", description="whether a correctly rounded decimal is right"
     )
     decimals: int = Field(
-        default=6, ge=1, description="significant digits that make a decimal as good as exact"
+        default=4, ge=1, description="significant digits that make a decimal as good as exact"
     )
     tolerance: float = Field(
         default=0.0, ge=0, lt=1, description="relative difference overlooked between decimals"

@@ -1,0 +1,140 @@
+"""Two answers to a verdict, in the caller's own process and within a bounded time.
+
+    text      the same spelling
+    choice    letters of a multiple choice
+    words     answers in words
+    others    formulas, by kind: `typed.py`
+
+Undecided pairs are left to the slow reader (`slow.py`): the verdict is then None.
+"""
+
+import re
+from dataclasses import dataclass
+
+from ..verdict import Verdict
+from .policy import MathPolicy
+from .reading import Reading, choice_of, is_number, read
+from .tree import Symbol
+from .typed import Comparison, Same
+
+ASKS_FOR_ROUNDING = re.compile(
+    r"\bround|\bnearest\b|decimal|approximat|significant (?:digit|figure)|\bto the closest\b|"
+    r"\bestimate\b|四舍五入|保留|小数|近似",
+    re.IGNORECASE,
+)
+PLAIN_CHOICE = re.compile(r"\s*(?:\\(?:text|textbf|mathrm)\{)?\s*\(?[A-J]\)?\s*\}?\.?\s*")
+LETTER_AND_TEXT = re.compile(r"\(?[A-J](?:\)|[.:])\s")
+INTEGER = re.compile(r"[+-]?\d{1,4000}")
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A verdict, why, and which step of the comparison it is from."""
+
+    verdict: Verdict
+    reason: str
+    step: str = ""
+
+
+def asks_for_rounding(policy: MathPolicy, problem: str) -> bool:
+    """Whether a correctly rounded decimal is right for this problem."""
+    if policy.rounding == "asked":
+        return ASKS_FOR_ROUNDING.search(problem) is not None
+    return policy.rounding == "always"
+
+
+def decide(gold: str, answer: str, policy: MathPolicy, rounds: bool) -> Decision | None:
+    """Settle a pair, or return None where the slow reader may know more."""
+    if gold == answer:
+        return Decision(Verdict.CORRECT, "the same text", "text")
+    if INTEGER.fullmatch(gold) and INTEGER.fullmatch(answer):
+        same = int(gold) == int(answer)
+        return _decision(Same(same, "number", "the same number" if same else "another number"))
+    want, got = read(gold), read(answer)
+    if want.key == got.key and want.key:
+        return Decision(Verdict.CORRECT, "the same text", "text")
+    for rule in (_choices, _words):
+        same = rule(gold, answer, want, got)
+        if same is not None:
+            return _decision(same)
+    if not want.formulas or not got.formulas:
+        return None
+    found = _formulas(want, got, Comparison(policy, rounds))
+    return None if found.same is None else _decision(found)
+
+
+def _decision(same: Same) -> Decision:
+    verdict = {True: Verdict.CORRECT, False: Verdict.WRONG, None: Verdict.UNVERIFIABLE}[same.same]
+    return Decision(verdict, same.reason, same.step)
+
+
+def _formulas(want: Reading, got: Reading, comparison: Comparison) -> Same:
+    """Every reading of one against every reading of the other; one that fits decides."""
+    undecided: Same | None = None
+    last: Same | None = None
+    for one in want.formulas:
+        for other in got.formulas:
+            found = comparison.compare(one, other)
+            if found.same is True:
+                return found
+            undecided = found if found.same is None else undecided
+            last = found if last is None else last
+    assert last is not None, "both have readings"
+    return last if undecided is None else undecided
+
+
+def _choices(gold: str, answer: str, want: Reading, got: Reading) -> Same | None:
+    """The letter of a multiple choice against another, or against a letter with its text."""
+    if not PLAIN_CHOICE.fullmatch(want.text):
+        return None
+    letter, other = choice_of(want.text), choice_of(got.text)
+    if not other:
+        return None
+    if letter == other:
+        return Same(True, "choice", "the same letter")
+    lettered = PLAIN_CHOICE.fullmatch(got.text) or LETTER_AND_TEXT.match(got.text)
+    if "(" in gold or "text" in gold or lettered:
+        return Same(False, "choice", "another letter")
+    return None
+
+
+def _words(gold: str, answer: str, want: Reading, got: Reading) -> Same | None:
+    """Answers in words; nobody here can compare sentences."""
+    if want.words and got.words:
+        return _two_phrases(want, got)
+    if want.words and not want.formulas and got.formulas:
+        if len(want.words.split()) > 1:
+            return Same(None, "words", "words against a formula")
+        if len(want.words) >= 3 and _is_value(got):
+            return Same(False, "words", "a value where a word is right")
+    if got.words and not got.formulas and want.formulas and len(got.words) >= 3 and _is_value(want):
+        return Same(False, "words", "words where a value is right")
+    return None
+
+
+def _is_value(reading: Reading) -> bool:
+    return is_number(reading.formulas[0]) or not isinstance(reading.formulas[0], Symbol)
+
+
+def _two_phrases(want: Reading, got: Reading) -> Same | None:
+    if want.words == got.words:
+        return Same(True, "words", "the same words")
+    if want.formulas and got.formulas:
+        return None  # `ab` and `ba` may be products
+    one, other = want.words.split(), got.words.split()
+    if len(one) == len(other) == 1:
+        if _singular(one[0]) == _singular(other[0]):
+            return Same(True, "words", "the same word")
+        return Same(False, "words", "another word")
+    if set(one) <= set(other) or set(other) <= set(one):
+        return Same(None, "words", "one says more than the other")
+    if {"yes", "no"} & {one[0]} and {"yes", "no"} & {other[0]} and one[0] != other[0]:
+        return Same(False, "words", "yes against no")
+    return Same(None, "words", "answers in words that differ")
+
+
+def _singular(word: str) -> str:
+    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
+
+
+__all__ = ["Decision", "asks_for_rounding", "decide"]

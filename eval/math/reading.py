@@ -1,0 +1,285 @@
+"""The text of an answer to what it may mean: words, or one formula or more.
+
+`tidied` gives LaTeX its usual spelling and drops what is only there for looks: signs around the
+formula, a closing full stop, doubled backslashes, currency signs. `readings` parses it, in more
+than one way where people write two things alike: `1,234` is a number or two, `1,5` two numbers or
+a decimal, `1/2x` a half of x or one over 2x.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+from .lexer import KNOWN, Unreadable, spelled
+from .numerals import number_in_words
+from .parser import number, parse
+from .tree import Apply, Node, Number
+from .units import mark_units
+
+WRAPPERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`"))
+ESCAPES = (
+    (re.compile("\x0c(?=rac)"), r"\\f"), (re.compile("\t(?=ext|imes|frac|an|heta|o\\b)"), r"\\t"),
+    (re.compile("\x08(?=egin|inom|oxed|eta|ar)"), r"\\b"), (re.compile("\r(?=ight|m)"), r"\\r"),
+)  # fmt: skip
+"""Commands whose backslash and first letter somebody's string escape has eaten."""
+
+DOUBLED = re.compile(r"\\\\+(?=[a-zA-Z{}(\[$%,])")
+SPACED_GROUPS = re.compile(r"(?<![\d.,])\d{1,3}(?:(?: |\\ )\d{3})+(?![\d])(?:[.,]\d+)?")
+DECIMAL_COMMA = re.compile(r"([+-]?\s*)(\d+),(\d{1,2}|\d{4,}|(?<=0,)\d+)(?!\d)")
+EUROPEAN = re.compile(
+    r"(?=[^,]*\.[^,]*(?:,|\.\d{3}$))([+-]?\s*\d{1,3}(?:\.\d{3})+)(?:,(\d+)|(?<=\.\d{3}))"
+)
+"""`1.234,5` and `1.234.567`: points that can only part thousands."""
+GROUPED = re.compile(r"[+-]?\s*\d{1,3}(?:,\d{3})+")
+MONEY = re.compile(r"(?P<sign>[-+]?)\s*(?P<currency>\\\$|\$|US\$|€|£|¥|\\text\{\s*\$\s*\}|\\mathdollar)"
+                   r"\s*(?P<minus>-?)(?=[\d.\\])")  # fmt: skip
+CURRENCIES = {"€": "euros", "£": "gbp", "¥": "yuan"}
+TRAILING_MONEY = re.compile(r"(?<=[\d}\s])\s*(?:\\\$|\$|€|£)\s*$")
+LABEL = re.compile(
+    r"(?i)^\s*(?:\\text\{)?\s*(?:the\s+)?(?:final\s+|correct\s+)?answers?\s*(?:is|:|=)\s*:?\s*\}?\s*"
+)
+TO = re.compile(r"(?<=\d)\s*(?:\\text\{\s*to\s*\}|\bto\b)\s*(?=\d)")
+TIME = re.compile(r"(\d{1,2}):(\d\d)\s*(?:\\text\{\s*)?([ap])\.?\s*m\.?\s*\}?", re.IGNORECASE)
+LETTERED = re.compile(
+    r"(?:\\(?:text|mathrm)\{\s*)?(?=[0-9]*[A-Za-z])([0-9A-Za-z]{1,40})\s*\}?_\{?(?:\\text\{)?(\d{1,2})\}*"
+)
+BINOMIAL = re.compile(r"(?<![A-Za-z\\])C\(\s*(\w+)\s*,\s*(\w+)\s*\)")
+PERCENT_WORDS = re.compile(r"(?<=[\d}$)])\s*(?:\\text\{\s*)?(?:percent|percentage|pct)\b\.?\s*\}?")
+DOTTED = re.compile(r"(\d*\.)(\d*?)(\d+?)\3{1,}(?:\\ldots|\\dots|\.\.\.|…)$")
+REPEATING = re.compile(r"(\d*\.\d*)\((\d+)\)(?!\d)")
+DEGREES = re.compile(r"(?<=[\d}])\s*(?:\\text\{)?\s*degrees?\s*\}?(?=$|[.,;\s)])")
+WORD_RUN = re.compile(r"[^\W\d_]+")
+TEXT_COMMAND = re.compile(
+    r"\\(?:text|textbf|textit|textrm|textnormal|mbox|mathrm|mathbf|mathit|operatorname|texttt|"
+    r"mathsf|emph|bf|rm|it)\s*\{([^{}]*)\}"
+)
+LATEX_SPACE = re.compile(r"\\[,;:! ]|~|\\q?quad(?![A-Za-z])|\\(?:left|right)(?![A-Za-z])")
+INDEX = re.compile(r"_\{[^{}]*\}")
+COMMANDS = re.compile(r"\\(?:begin|end)\s*\{[^{}]*\}(?:\s*\{[lcr| ]*\})?|\\[A-Za-z]+")
+PLAIN_WORDS = re.compile(r"[^\W\d_]+(?:[ '\-/][^\W\d_]+)*")
+
+SYNONYMS = {
+    "true": "yes", "correct": "yes", "false": "no", "incorrect": "no", "y": "yes", "n": "no",
+    "does not exist": "undefined", "dne": "undefined", "not defined": "undefined",
+    "no solution": "empty set", "no solutions": "empty set", "no real solutions": "empty set",
+    "no real solution": "empty set", "no such": "empty set",
+    "all reals": "all real numbers", "all real": "all real numbers", "real numbers": "all real numbers",
+    "any real number": "all real numbers", "all real values": "all real numbers",
+    "every real number": "all real numbers", "infinitely many": "infinite",
+    "infinitely many solutions": "infinite", "impossible": "no", "possible": "yes",
+}  # fmt: skip
+"""Words that say the same as others; compared after case and articles are gone."""
+
+AS_FORMULA = {"empty set": r"\emptyset", "all real numbers": r"\mathbb{R}", "infinity": r"\infty"}
+SMALL_WORDS = frozenset("the a an is are it in on at of".split())  # noqa: SIM905
+
+CHOICE = re.compile(
+    r"(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s*:?\s*)?(?:\\(?:text|textbf|mathrm|mathbf|textit)\s*\{)?\s*[(\[]?\s*([A-Ja-j])\s*[)\]]?\s*\}?\s*"
+    r"(?:[.:)]\s*.*)?",
+    re.DOTALL,
+)
+MAX_LENGTH = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What an answer may mean.
+
+    Attributes:
+        text: its tidied spelling.
+        key: a spelling in which equal strings are equal answers.
+        words: what it says in words, synonyms resolved; empty where it is a formula.
+        formulas: the trees it may stand for; empty where none could be read.
+        reason: why there is no tree; empty where there is one.
+    """
+
+    text: str
+    key: str
+    words: str
+    formulas: tuple[Node, ...]
+    reason: str = ""
+
+
+@lru_cache(maxsize=4096)
+def tidied(text: str) -> str:
+    """The text in LaTeX's usual spelling, without what is only for looks."""
+    for pattern, replacement in ESCAPES:
+        text = pattern.sub(replacement, text)
+    text = unwrapped(text)
+    if "\\\\" in text and "\\begin" not in text:
+        text = DOUBLED.sub(r"\\", text)
+    text = LABEL.sub("", text)
+    text = unwrapped(text)
+    text = _without_money(text)
+    text = PERCENT_WORDS.sub(r"\\%", text)
+    text = SPACED_GROUPS.sub(lambda m: re.sub(r"\\? ", "", m[0]), text)
+    text = TO.sub(":", text)
+    text = DEGREES.sub(r"^\\circ", text)
+    text = REPEATING.sub(r"\1\\overline{\2}", text)
+    text = DOTTED.sub(r"\1\2\\overline{\3}", text.rstrip())
+    return text.strip()
+
+
+def unwrapped(text: str) -> str:
+    """The text without formula signs around all of it and without a full stop at the end."""
+    while True:
+        before = text
+        text = text.strip().rstrip("。")
+        if text.endswith((".", ",", ";", ":")) and not text.endswith("..."):
+            text = text[:-1].rstrip()
+        if text.endswith("\\") and not text.endswith("\\\\"):
+            text = text[:-1].rstrip()
+        for opening, closing in WRAPPERS:
+            inside = text[len(opening) : -len(closing)]
+            if (
+                text.startswith(opening)
+                and text.endswith(closing)
+                and len(text) > len(opening + closing)
+                and opening not in inside
+                and not (closing == "$" and inside.endswith("\\"))
+            ):
+                text = inside
+                break
+        text = _unboxed(text)
+        if text == before:
+            return text
+
+
+BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{(.*)\}\s*", re.DOTALL)
+
+
+def _unboxed(text: str) -> str:
+    """What is in a box around the whole text."""
+    found = BOXED.fullmatch(text)
+    if found is None:
+        return text
+    depth = 0
+    for sign in re.finditer(r"\\.|[{}]", found[1], re.DOTALL):
+        depth += {"{": 1, "}": -1}.get(sign.group(), 0)
+        if depth < 0:
+            return text
+    return found[1]
+
+
+def _without_money(text: str) -> str:
+    """`\\$5.00` as `5.00\\text{ dollars}`; stray formula signs between the parts go."""
+    found = MONEY.match(text)
+    if found is not None:
+        unit = CURRENCIES.get(found["currency"], "dollars")
+        sign = "-" if "-" in (found["sign"], found["minus"]) else ""
+        rest = text[found.end() :].replace("\\$", "").replace("$", "")
+        if re.search(r"\\text|[A-Za-z]{2,}", rest.replace("\\frac", "").replace("\\times", "")):
+            return sign + rest
+        return f"{sign}{rest.rstrip()}\\text{{ {unit} }}"
+    text = TRAILING_MONEY.sub(r"\\text{ dollars }", text) if text.count("$") == 1 else text
+    return re.sub(r"(?<!\\)\$", " ", text) if "$" in text else text
+
+
+NOISE = re.compile(
+    r"\\(?:left|right|big|Big|bigg|Bigg|mleft|mright)[lr]?(?![A-Za-z])|\\displaystyle(?![A-Za-z])"
+    r"|\\[,;:! ]|~|\\q?quad(?![A-Za-z])|\s+"
+)
+FRACTIONS = re.compile(r"\\[dtc]frac(?![A-Za-z])")
+
+
+def spelling_key(tidy: str) -> str:
+    """A spelling in which equal strings are equal answers: no spaces, except between digits."""
+    if (time := TIME.fullmatch(tidy)) is not None:
+        return f"{int(time[1])}:{time[2]} {time[3].lower()}m"
+    text = FRACTIONS.sub(r"\\frac", tidy)
+    text = TEXT_COMMAND.sub(r"\1", text)
+    kept = NOISE.sub(" ", text)
+    return re.sub(r"(?<!\d) +| +(?!\d)", "", kept).strip()
+
+
+def words_of(tidy: str) -> str:
+    """What an answer says in words, in lower case and without articles; empty for formulas."""
+    text = TEXT_COMMAND.sub(r"\1", tidy)
+    text = LATEX_SPACE.sub(" ", text)
+    text = " ".join(text.replace("{", "").replace("}", "").strip(" .!()*").split())
+    if not text or not PLAIN_WORDS.fullmatch(text.replace(",", "").replace(".", "")):
+        return ""
+    runs = [run for run in re.findall(r"[^\W\d_]+", text)]
+    if max(len(run) for run in runs) < 2 and "\\text" not in tidy:
+        return ""
+    if all(run in KNOWN for run in runs):
+        return ""
+    said = [run for run in text.casefold().replace(",", " ").replace(".", "").split()]
+    kept = [run for run in said if run not in SMALL_WORDS] or said
+    joined = " ".join(kept)
+    return SYNONYMS.get(joined, joined)
+
+
+def is_prose(tidy: str) -> bool:
+    """Whether words stand in the text that no formula has."""
+    bare = COMMANDS.sub(" ", INDEX.sub(" ", TEXT_COMMAND.sub(" ", tidy)))
+    short = 0
+    for run in WORD_RUN.findall(bare):
+        if run in KNOWN or run.lower() in KNOWN or run.isupper() or len(run) < 2:
+            continue
+        short += run.islower()
+        if len(run) >= 4 or short >= 2:
+            return True
+    return False
+
+
+@lru_cache(maxsize=4096)
+def read(text: str) -> Reading:
+    """All that an answer may mean."""
+    tidy = tidied(text)
+    key = spelling_key(tidy)
+    words = words_of(tidy)
+    if words and (number := number_in_words(words)) is not None:
+        return Reading(tidy, key, words, (Number(number),))
+    if words in AS_FORMULA:
+        return Reading(tidy, key, words, (parse(AS_FORMULA[words]),))
+    if len(tidy) > MAX_LENGTH:
+        return Reading(tidy, key, words, (), f"over {MAX_LENGTH:,} characters")
+    marked = mark_units(tidy)
+    if is_prose(marked):
+        return Reading(tidy, key, words, (), "words")
+    try:
+        formulas = _formulas(marked)
+    except Unreadable as error:
+        return Reading(tidy, key, words, (), str(error))
+    except RecursionError:
+        return Reading(tidy, key, words, (), "nested too deeply")
+    return Reading(tidy, key, words, formulas)
+
+
+def _formulas(text: str) -> tuple[Node, ...]:
+    """The trees that a text may stand for, the likeliest first."""
+    plain = spelled(text)
+    found = EUROPEAN.fullmatch(plain)
+    if found is not None:
+        return (parse(found[1].replace(".", "") + "." + (found[2] or "0")),)
+    if (lettered := LETTERED.fullmatch(plain)) is not None:
+        return (Apply("based", (number(lettered[2]),), lettered[1]),)
+    trees = [parse(text)]
+    if GROUPED.fullmatch(plain):
+        trees.append(parse(plain.replace(",", ", ")))
+    decimal = DECIMAL_COMMA.match(plain)
+    if decimal is not None and (
+        decimal.end() == len(plain) or plain[decimal.end() :].lstrip().startswith(("\\text", "\\%"))
+    ):
+        trees.append(parse(f"{decimal[1]}{decimal[2]}.{decimal[3]}{plain[decimal.end():]}"))
+    if BINOMIAL.search(plain):
+        trees.append(parse(BINOMIAL.sub(r"\\binom{\1}{\2}", plain)))
+    if "/" in text:
+        tight = parse(text, tight=True)
+        if tight != trees[0]:
+            trees.append(tight)
+    return tuple(trees)
+
+
+def choice_of(text: str) -> str:
+    """The letter of a multiple-choice answer: `(C)`, `C`, `\\text{(C)}`, `C. 12`; else empty."""
+    found = CHOICE.fullmatch(unwrapped(text))
+    return found[1].upper() if found is not None else ""
+
+
+def is_number(node: Node) -> bool:
+    """Whether a tree is a plain number, perhaps with a minus."""
+    if isinstance(node, Apply) and node.head == "neg":
+        node = node.args[0]
+    return isinstance(node, Number)

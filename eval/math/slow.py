@@ -1,0 +1,193 @@
+"""The slow reader: latex2sympy2-extended and sympy, in a process that somebody else kills.
+
+It gets what the quick reader could not read or not evaluate: limits, derivatives, integrals, sums
+to infinity, gcds of polynomials, unusual LaTeX. What sympy makes of a formula (after `doit`) is
+turned into a tree again and compared by the same rules as everything else.
+
+Only the LaTeX reader is used, which builds its result from a grammar; nothing here hands text to
+sympy's `sympify` or `parse_expr`, which evaluate it as Python.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import sympy
+from flint import fmpq, fmpz
+from latex2sympy2_extended import latex2sympy
+
+from .policy import MathPolicy
+from .reading import read
+from .tree import Apply, Node, Number, Symbol
+from .typed import Comparison, Same
+
+Pair = tuple[str, str, MathPolicy, bool]
+"""Right answer, answer, policy, whether a rounded decimal is right."""
+
+
+def compare(pair: Pair) -> Same:
+    """Compare two answers, at least one of which the quick reader had no use for.
+
+    May run for ever, and may raise anything.
+    """
+    gold, answer, policy, rounds = pair
+    comparison = Comparison(policy, rounds)
+    left, right = _trees(gold), _trees(answer)
+    if not left:
+        return Same(None, "symbolic", "the right answer cannot be read as a formula")
+    if not right:
+        return Same(None, "symbolic", "the answer cannot be read as a formula")
+    best = Same(None, "symbolic", "not decided")
+    for one in left:
+        for other in right:
+            found = comparison.compare(one, other)
+            if found.same is True:
+                return Same(True, "symbolic", found.reason)
+            if best.same is None:
+                best = Same(found.same, "symbolic", found.reason)
+    return best
+
+
+def _trees(text: str) -> list[Node]:
+    """What the quick and the slow reader make of a text."""
+    reading = read(text)
+    trees = list(reading.formulas)
+    try:
+        trees.insert(0, tree_of(simplified(latex2sympy(reading.text))))
+    except Untranslatable:
+        pass
+    except Exception:  # noqa: BLE001 - the grammar's runtime raises whatever it likes at bad text
+        pass
+    return trees
+
+
+def simplified(expression: Any) -> Any:
+    """Limits, derivatives, integrals and sums carried out."""
+    return expression.doit() if hasattr(expression, "doit") else expression
+
+
+class Untranslatable(ValueError):
+    """A sympy object that has no tree."""
+
+
+FUNCTIONS: dict[str, str] = {
+    **{
+        name: name
+        for name in "sin cos tan cot sec csc sinh cosh tanh coth sech csch exp erf gcd lcm".split()  # noqa: SIM905
+    },
+    "asin": "arcsin", "acos": "arccos", "atan": "arctan", "acot": "arccot", "asec": "arcsec",
+    "acsc": "arccsc", "asinh": "arcsinh", "acosh": "arccosh", "atanh": "arctanh", "log": "ln",
+    "Abs": "abs", "floor": "floor", "ceiling": "ceil", "factorial": "fact", "gamma": "Gamma",
+    "factorial2": "fact2", "binomial": "binom", "Max": "max", "Min": "min", "sign": "sign",
+    "re": "Re", "im": "Im", "arg": "arg", "Mod": "mod",
+}  # fmt: skip
+RELATIONS = {
+    "Equality": "=", "Unequality": "ne", "StrictLessThan": "<", "LessThan": "le",
+    "StrictGreaterThan": ">", "GreaterThan": "ge",
+}  # fmt: skip
+
+
+def tree_of(given: Any) -> Node:
+    """A sympy object as a tree.
+
+    Raises:
+        Untranslatable: it has none.
+    """
+    if isinstance(given, list | tuple):
+        return Apply("list", tuple(tree_of(item) for item in given), ",")
+    for kind, make in MAKERS:
+        if isinstance(given, kind):
+            return make(given)
+    name = type(given).__name__
+    if name in RELATIONS:
+        return Apply("chain", tuple(map(tree_of, given.args)), (RELATIONS[name],))
+    if name in FUNCTIONS:
+        return Apply(FUNCTIONS[name], tuple(map(tree_of, given.args)))
+    if isinstance(given, sympy.core.function.AppliedUndef):
+        return Apply("apply", tuple(map(tree_of, given.args)), str(given.func))
+    raise Untranslatable(name)
+
+
+def _args(head: str) -> Callable[[Any], Node]:
+    return lambda given: Apply(head, tuple(map(tree_of, given.args)))
+
+
+def _float(given: Any) -> Node:
+    """A decimal, by the digits that it prints."""
+    text = str(given)
+    mantissa, _, power = text.partition("e")
+    whole, _, behind = mantissa.lstrip("-").partition(".")
+    behind = behind.rstrip("0")
+    digits, places = (whole + behind).lstrip("0"), len(behind) - int(power or 0)
+    value = fmpq(fmpz(digits or "0")) / fmpq(10) ** places
+    return Number(-value if text.startswith("-") else value, len(digits) or 1, places)
+
+
+def _interval(given: Any) -> Node:
+    info = ("(" if given.left_open else "[") + (")" if given.right_open else "]")
+    if given.start == sympy.S.NegativeInfinity:
+        info = "(" + info[1]
+    if given.end == sympy.S.Infinity:
+        info = info[0] + ")"
+    return Apply("group", (tree_of(given.start), tree_of(given.end)), info)
+
+
+def _matrix(given: Any) -> Node:
+    rows = given.tolist()
+    return Apply("matrix", tuple(Apply("row", tuple(map(tree_of, row))) for row in rows))
+
+
+def _folded(head: str) -> Callable[[Any], Node]:
+    """Sets joined two by two."""
+
+    def make(given: Any) -> Node:
+        parts = [tree_of(arg) for arg in given.args]
+        total = parts[0]
+        for part in parts[1:]:
+            total = Apply(head, (total, part))
+        return total
+
+    return make
+
+
+def _bound(head: str) -> Callable[[Any], Node]:
+    """Sums, products and integrals that `doit` left as they are."""
+
+    def make(given: Any) -> Node:
+        if len(given.limits) != 1:
+            raise Untranslatable("several bound variables")
+        variable, *limits = given.limits[0]
+        parts = (given.function, *limits)
+        return Apply(head, tuple(map(tree_of, parts)), str(variable))
+
+    return make
+
+
+MAKERS: tuple[tuple[Any, Callable[[Any], Node]], ...] = (
+    (sympy.Rational, lambda g: Number(fmpq(int(g.p), int(g.q)))),
+    (sympy.Float, _float),
+    (sympy.Symbol, lambda g: Symbol(str(g).replace("{", "").replace("}", "").replace("\\", ""))),
+    (sympy.core.numbers.Pi, lambda _: Symbol("pi")),
+    (sympy.core.numbers.Exp1, lambda _: Symbol("e")),
+    (sympy.core.numbers.ImaginaryUnit, lambda _: Symbol("i")),
+    (sympy.core.numbers.Infinity, lambda _: Symbol("oo")),
+    (sympy.core.numbers.NegativeInfinity, lambda _: Apply("neg", (Symbol("oo"),))),
+    (sympy.Add, _args("add")),
+    (sympy.Mul, _args("mul")),
+    (sympy.Pow, _args("pow")),
+    (sympy.MatrixBase, _matrix),
+    (sympy.FiniteSet, _args("set")),
+    (sympy.core.containers.Tuple, lambda g: Apply("group", tuple(map(tree_of, g.args)), "()")),
+    (sympy.Interval, _interval),
+    (sympy.Union, _folded("union")),
+    (sympy.Intersection, _folded("inter")),
+    (sympy.Complement, _folded("minus")),
+    (sympy.And, lambda g: Apply("list", tuple(map(tree_of, g.args)), "and")),
+    (sympy.Or, lambda g: Apply("list", tuple(map(tree_of, g.args)), "or")),
+    (sympy.Sum, _bound("sum")),
+    (sympy.Product, _bound("prod")),
+    (sympy.Integral, _bound("int")),
+)
+"""What a kind of sympy object becomes, the first that fits."""
+
+
+__all__ = ["Pair", "compare"]
