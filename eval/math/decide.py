@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from ..verdict import Verdict
 from .policy import MathPolicy
-from .reading import Reading, choice_of, is_number, read
+from .reading import SYNONYMS, Reading, choice_of, is_number, read
 from .tree import Symbol
 from .typed import Comparison, Same
 
@@ -119,17 +119,18 @@ def _is_value(reading: Reading) -> bool:
 def _two_phrases(want: Reading, got: Reading) -> Same | None:
     if want.words == got.words:
         return Same(True, "words", "the same words")
-    if want.formulas and got.formulas:
+    if want.formulas and got.formulas and want.words not in ("yes", "no"):
         return None  # `ab` and `ba` may be products
     one, other = want.words.split(), got.words.split()
+    said = SYNONYMS.get(other[0], other[0])
+    if want.words in ("yes", "no") and said in ("yes", "no"):
+        return Same(said == want.words, "words", "yes or no")
     if len(one) == len(other) == 1:
         if _singular(one[0]) == _singular(other[0]):
             return Same(True, "words", "the same word")
         return Same(False, "words", "another word")
     if set(one) <= set(other) or set(other) <= set(one):
         return Same(None, "words", "one says more than the other")
-    if {"yes", "no"} & {one[0]} and {"yes", "no"} & {other[0]} and one[0] != other[0]:
-        return Same(False, "words", "yes against no")
     return Same(None, "words", "answers in words that differ")
 
 

@@ -212,10 +212,14 @@ def _bare(tail: str) -> str:
     if "\n" in tail or LABELLED.match(tail):
         return ""
     stripped = FORMULA.sub(" ", tail)
-    few = len(WORD.findall(COMMAND.sub("", stripped))) <= 3 and stripped == tail
+    words = WORD.findall(COMMAND.sub("", stripped))
+    few = len(words) <= 3 and stripped == tail
+    if few and NUMBER.search(tail) and (tail.endswith(".") or SENTENCE.search(tail)):
+        return ""
     return tail.strip("*").strip() if few or CODE.search(tail) else ""
 
 
+SENTENCE = re.compile(r"\b(?:is|are|was|equals|gives|get|so|thus|hence|therefore)\b", re.IGNORECASE)
 LABELLED = re.compile(r"[^\W\d_]+\s*:\s")
 
 

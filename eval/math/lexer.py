@@ -274,6 +274,8 @@ def _text(name: str, text: str, place: int, spaced: bool, tokens: list[Token]) -
         tokens.append(Token("name", known, spaced))
     elif name in ("mathbf", "boldsymbol", "bm") and inside in ("i", "j", "k"):
         tokens.append(Token("name", f"hat {inside}", spaced))
+    elif inside in ONE_LETTER_UNITS and tokens and tokens[-1].kind == "num":
+        tokens.append(Token("text", inside, spaced))
     elif len(inside) == 1 and inside.isalnum():
         tokens.append(Token("num" if inside.isdigit() else "name", inside, spaced))
     elif inside == "":
@@ -292,6 +294,9 @@ def _text(name: str, text: str, place: int, spaced: bool, tokens: list[Token]) -
         tokens.append(Token("text", inside, spaced))
     return found.end()
 
+
+ONE_LETTER_UNITS = frozenset("mgshLltNJWVAKCF")
+"""Upright behind a number, these are units."""
 
 SPACES_INSIDE = re.compile(r"\\[,;: ]|~")
 UNIT_POWERS = re.compile(r"[A-Za-z]{1,3}(?:\^\{?-?\d\}?)?(?:[ /·]+[A-Za-z]{1,3}(?:\^\{?-?\d\}?)?)+|"

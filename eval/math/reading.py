@@ -25,7 +25,7 @@ ESCAPES = (
 
 DOUBLED = re.compile(r"\\\\+(?=[a-zA-Z{}(\[$%,])")
 SPACED_GROUPS = re.compile(r"(?<![\d.,])\d{1,3}(?:(?: |\\ )\d{3})+(?![\d])(?:[.,]\d+)?")
-DECIMAL_COMMA = re.compile(r"([+-]?\s*)(\d+),(\d{1,2}|\d{4,}|(?<=0,)\d+)(?!\d)")
+DECIMAL_COMMA = re.compile(r"([+-]?\s*)(?:(0),(\d+)|(\d+),(\d{1,2}|\d{4,}))(?!\d)")
 EUROPEAN = re.compile(
     r"(?=[^,]*\.[^,]*(?:,|\.\d{3}$))([+-]?\s*\d{1,3}(?:\.\d{3})+)(?:,(\d+)|(?<=\.\d{3}))"
 )
@@ -39,6 +39,8 @@ LABEL = re.compile(
     r"(?i)^\s*(?:\\text\{)?\s*(?:the\s+)?(?:final\s+|correct\s+)?answers?\s*(?:is|:|=)\s*:?\s*\}?\s*"
 )
 TO = re.compile(r"(?<=\d)\s*(?:\\text\{\s*to\s*\}|\bto\b)\s*(?=\d)")
+LEADING = re.compile(r"^\s*(?:\\approx|\\sim|≈|~|=)\s*(?=[^=])")
+TIMES_TEN = re.compile(r"(?<=\d)\s*[xX]\s*10(?=\s*(?:\^|\*\*|[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]))")
 TIME = re.compile(r"(\d{1,2}):(\d\d)\s*(?:\\text\{\s*)?([ap])\.?\s*m\.?\s*\}?", re.IGNORECASE)
 LETTERED = re.compile(
     r"(?:\\(?:text|mathrm)\{\s*)?(?=[0-9]*[A-Za-z])([0-9A-Za-z]{1,40})\s*\}?_\{?(?:\\text\{)?(\d{1,2})\}*"
@@ -53,6 +55,7 @@ TEXT_COMMAND = re.compile(
     r"\\(?:text|textbf|textit|textrm|textnormal|mbox|mathrm|mathbf|mathit|operatorname|texttt|"
     r"mathsf|emph|bf|rm|it)\s*\{([^{}]*)\}"
 )
+DIGIT = re.compile(r"\d")
 LATEX_SPACE = re.compile(r"\\[,;:! ]|~|\\q?quad(?![A-Za-z])|\\(?:left|right)(?![A-Za-z])")
 INDEX = re.compile(r"_\{[^{}]*\}")
 COMMANDS = re.compile(r"\\(?:begin|end)\s*\{[^{}]*\}(?:\s*\{[lcr| ]*\})?|\\[A-Za-z]+")
@@ -110,10 +113,13 @@ def tidied(text: str) -> str:
         text = DOUBLED.sub(r"\\", text)
     text = LABEL.sub("", text)
     text = unwrapped(text)
+    if (only := TEXT_COMMAND.fullmatch(text)) is not None and DIGIT.search(only[1]):
+        text = only[1].strip()
     text = _without_money(text)
     text = PERCENT_WORDS.sub(r"\\%", text)
     text = SPACED_GROUPS.sub(lambda m: re.sub(r"\\? ", "", m[0]), text)
-    text = TO.sub(":", text)
+    text = TO.sub(":", LEADING.sub("", text))
+    text = TIMES_TEN.sub(r"\\times 10", text)
     text = DEGREES.sub(r"^\\circ", text)
     text = REPEATING.sub(r"\1\\overline{\2}", text)
     text = DOTTED.sub(r"\1\2\\overline{\3}", text.rstrip())
@@ -262,7 +268,8 @@ def _formulas(text: str) -> tuple[Node, ...]:
     if decimal is not None and (
         decimal.end() == len(plain) or plain[decimal.end() :].lstrip().startswith(("\\text", "\\%"))
     ):
-        trees.append(parse(f"{decimal[1]}{decimal[2]}.{decimal[3]}{plain[decimal.end():]}"))
+        whole, behind = decimal[2] or decimal[4], decimal[3] or decimal[5]
+        trees.append(parse(f"{decimal[1]}{whole}.{behind}{plain[decimal.end() :]}"))
     if BINOMIAL.search(plain):
         trees.append(parse(BINOMIAL.sub(r"\\binom{\1}{\2}", plain)))
     if "/" in text:

@@ -85,6 +85,8 @@ class Comparison:
             return self._members(_items(gold), _items(answer), "plus-minus", ordered=False)
         if has(gold, *REGIONS) or has(answer, *REGIONS) or _is_line(gold) or _is_line(answer):
             return self._regions(gold, answer)
+        if _is_inequality(gold) or _is_inequality(answer):
+            return self._regions(gold, answer)
         if _is_collection(gold) or _is_collection(answer):
             return self._collections(gold, answer)
         if has(gold, "matrix") or has(answer, "matrix"):
@@ -256,6 +258,8 @@ class Comparison:
                 return Same(False, "inequality", "an inequality is not a value")
             return self._regions(gold, answer)
         if isinstance(relation, Apply) and "=" in relation.info:
+            if relation is answer and set(relation.info) == {"="} and not symbols(gold):
+                return self._compare(gold, relation.args[-1])  # `a + b = 10` for 10
             if _is_collection(other) or has(other, *REGIONS):
                 return Same(None, "equation", "an equation against a collection")
             return Same(False, "equation", "an equation is not a value")

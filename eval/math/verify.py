@@ -241,7 +241,7 @@ def _quick(item: MathItem) -> tuple[Extracted, SlowPair, Decision | None]:
 def _is_sentence(answer: str, gold: str) -> bool:
     """Whether a reply without a formula may be meant as a whole: where the right answer is words."""
     brief = len(answer.strip()) <= LINE and "\n" not in answer.strip()
-    return brief and len(gold) <= MAX_LENGTH and not read(gold).formulas and "box" not in answer
+    return brief and len(gold) <= MAX_LENGTH and read(gold).words != "" and "box" not in answer
 
 
 def asks_for_several(gold: str) -> bool:
