@@ -74,6 +74,12 @@ NEEDS = (
     ),
     Need("r1kit eval run", MODELS),
     Need("r1kit eval compare", ()),
+    Need("r1kit eval verify|selftest", ()),
+    Need(
+        "r1kit eval bench-verifier",
+        (),
+        also="a folder of JSONL files with pred, gold and expected",
+    ),
     Need("r1kit teacher serve|chat (tiny-r1)", MODELS),
     Need("r1kit teacher salvage", ("disk",)),
     Need("r1kit teacher train-tiny", MODELS, GPU),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from . import verify_cli
 from .compare_cli import compare
 
 if TYPE_CHECKING:
@@ -22,6 +23,11 @@ app.command()(compare)
 @app.callback()
 def _group() -> None:
     """Score models on problems with known answers."""
+
+
+app.command()(verify_cli.verify)
+app.command()(verify_cli.selftest)
+app.command()(verify_cli.bench_verifier)
 
 
 @app.command()

@@ -49,7 +49,7 @@ NEEDED = 3
 """Points at which expressions must agree."""
 
 RANGES = ((0.2, 1.0), (1.0, 4.0), (-1.0, 0.0), (-4.0, -1.0), (0.0, 1.0), (3.0, 30.0), (0.1, 0.9))
-"""Where random points are drawn, in turn."""
+"""Where random points are drawn, in turn; in two turns of three, other variables elsewhere."""
 
 
 def equal(left: Node, right: Node) -> bool | None:
@@ -212,7 +212,7 @@ def _bits(whole: fmpz) -> float:
 
 
 def _at_points(left: Node, right: Node, names: list[str], base: int) -> bool | None:
-    """Compare two expressions at random points."""
+    """Compare two expressions at random points, all of them: no point may tell them apart."""
     imaginary = _has_i(left) or _has_i(right)
     agreed = 0
     for variables in _points(names, heads(left) | heads(right)):
@@ -220,16 +220,20 @@ def _at_points(left: Node, right: Node, names: list[str], base: int) -> bool | N
         if answer is False:
             return False
         agreed += answer is True
-        if agreed == NEEDED:
-            return True
-    return None
+    return True if agreed >= NEEDED else None
 
 
 def _points(names: list[str], used: set[str]) -> Iterator[dict[str, fmpq]]:
     """Points to try: random fractions of 30 bits, then whole numbers."""
     drawn = random.Random("|".join(names))
     whole_first = bool(used & {"fact", "binom", "sum", "prod", "fact2"})
-    rational = [{name: _random(drawn, low, high) for name in names} for low, high in RANGES]
+    rational = [
+        {
+            name: _random(drawn, *RANGES[(turn + place * (turn % 3)) % len(RANGES)])
+            for place, name in enumerate(names)
+        }
+        for turn in range(len(RANGES))
+    ]
     whole = [{name: fmpq(drawn.randint(1, 12 + 3 * turn)) for name in names} for turn in range(6)]
     yield from whole + rational if whole_first else rational + whole
 
