@@ -19,7 +19,7 @@ from collections import deque
 from dataclasses import dataclass
 from enum import StrEnum
 
-from .reading import MAX_LENGTH, read
+from .reading import MAX_LENGTH, TIME, read, tidied
 
 TAIL = 4000
 """Characters from the end that all rules but the box look at."""
@@ -207,7 +207,7 @@ def _bare(tail: str) -> str:
         return ""
     if PHRASE.search(tail) and "\\text" not in tail:
         return ""
-    if read(tail).formulas:
+    if read(tail).formulas or TIME.fullmatch(tidied(tail)):
         return tail
     if "\n" in tail or LABELLED.match(tail):
         return ""

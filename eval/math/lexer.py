@@ -276,7 +276,7 @@ def _text(name: str, text: str, place: int, spaced: bool, tokens: list[Token]) -
         tokens.append(Token("name", known, spaced))
     elif name in ("mathbf", "boldsymbol", "bm") and inside in ("i", "j", "k"):
         tokens.append(Token("name", f"hat {inside}", spaced))
-    elif inside in ONE_LETTER_UNITS and tokens and tokens[-1].kind == "num":
+    elif inside in ONE_LETTER_UNITS and any(token.kind == "num" for token in tokens):
         tokens.append(Token("text", inside, spaced))
     elif len(inside) == 1 and inside.isalnum():
         tokens.append(Token("num" if inside.isdigit() else "name", inside, spaced))

@@ -559,6 +559,8 @@ class _Parser:
         """A function with its power, its base and its argument."""
         power: Node | None = None
         base: Node | None = None
+        if name == "log" and self._has_base_behind_it():
+            base = number(self.take().text)
         while self.at("^", "_"):
             if self.take().text == "^":
                 power = self._exponent()
@@ -574,6 +576,11 @@ class _Parser:
             name, power = INVERSES[name], None
         node = _applied(name, args, base)
         return node if power is None else Apply("pow", (node, power))
+
+    def _has_base_behind_it(self) -> bool:
+        """`log2(8)`."""
+        token, after = self.token, self.tokens[min(self.place + 1, len(self.tokens) - 1)]
+        return token.kind == "num" and not token.spaced and after.text == "(" and not after.spaced
 
     def _function_arguments(self) -> tuple[Node, ...]:
         """What a function is applied to: brackets, or the factors that follow."""
@@ -951,9 +958,7 @@ def _decorated(name: str, node: Node) -> Node:
         letters = [arg.name for arg in node.args if isinstance(arg, Symbol)]
         if len(letters) == len(node.args):
             return Symbol(f"{name} " + "".join(letters))
-    if name == "overline":
-        raise Unreadable("a bar over a value")
-    return Apply(name, (node,))
+    return Apply("conj" if name == "overline" else name, (node,))
 
 
 def _ends_with_differential(node: Node) -> bool:

@@ -112,7 +112,7 @@ def tidied(text: str) -> str:
     """The text in LaTeX's usual spelling, without what is only for looks."""
     for pattern, replacement in ESCAPES:
         text = pattern.sub(replacement, text)
-    text = unwrapped(text)
+    text = unwrapped(spelled(text))
     if "\\\\" in text and "\\begin" not in text:
         text = DOUBLED.sub(r"\\", text)
     text = LABEL.sub("", text)

@@ -10,6 +10,7 @@ from functools import cmp_to_key
 from flint import fmpq
 
 from .equal import difference, equal
+from .names import is_name
 from .tree import Apply, Node, Number, Symbol, has_symbol, substitute, symbols
 from .values import Undefined, Unknown, real_part
 
@@ -234,6 +235,8 @@ def _with_one_variable(chain: Apply) -> Apply:
         raise Unknown("inequalities in several variables")
     names = symbols(named[0])
     if isinstance(named[0], Apply) and (named[0].head == "apply" or len(names) > 1):
+        if not is_name(named[0]):
+            raise Unknown("inequalities in several variables")
         return _substituted(chain, named[0])
     (name,) = names
     return _substituted(chain, Symbol(name))

@@ -19,6 +19,7 @@ from itertools import pairwise
 from flint import acb, arb, fmpq
 
 from .equal import difference, equal
+from .names import named_value
 from .policy import MathPolicy
 from .region import FLIPPED, Region, order, region
 from .tree import Apply, Node, Number, Symbol, has, rename, substitute, symbols
@@ -331,11 +332,8 @@ class Comparison:
 
     def _other_inequality(self, gold: Apply, answer: Apply) -> Same:
         """One inequality each, in several variables, that are not multiples of each other."""
-        found = [
-            proportional(_side_difference(gold, 0, 1), _side_difference(turned, 0, 1))
-            for turned in (answer, _reversed(answer))
-        ]
-        if "other" in found or True in found:
+        sides = _side_difference(gold, 0, 1), _side_difference(answer, 0, 1)
+        if all(map(is_linear, sides)) and proportional(*sides) in (True, "other"):
             return Same(False, "inequality", "another inequality")
         return Same(None, "inequality", "inequalities that could not be compared")
 
@@ -488,6 +486,8 @@ class Comparison:
     # -- matrices, ratios, congruences, bases ------------------------------------------------------
 
     def _matrices(self, gold: Node, answer: Node) -> Same:
+        if "set" in (_kind(gold), _kind(answer)) and (has(gold, "matrix") != has(answer, "matrix")):
+            return Same(False, "matrix", "a set is not a matrix")
         gold, answer = _components(gold, answer), _components(answer, gold)
         want, got = rows_of(gold), rows_of(answer)
         if want is None or got is None:
@@ -587,55 +587,10 @@ def unwrapped(node: Node) -> Node:
     return node
 
 
-def named_value(node: Node) -> tuple[Node, Node] | None:
-    """(name, value) of `x = 5`, `f(x) = 1 = 2 - 1`, `AB = 4`, `k \\approx 3`; else None."""
-    if not (isinstance(node, Apply) and node.head == "chain"):
-        return None
-    args, signs = node.args, node.info
-    if signs == ("in",) and is_name(args[0]):
-        return args[0], args[1]
-    if not set(signs) <= {"=", "approx", "equiv"}:
-        return None
-    if "approx" in signs:
-        exact = signs.index("approx") + 1
-        if exact > 1 or not is_name(args[0]):
-            args = args[:exact]
-    if len(args) == 1:
-        return Symbol("unnamed"), args[0]
-    if any(is_name(arg) for arg in args[:-1]):
-        return next(arg for arg in args[:-1] if is_name(arg)), args[-1]
-    if isinstance(args[-1], Symbol) and not symbols(args[0]):
-        return args[-1], args[0]
-    if not any(symbols(arg) for arg in args) and not has(node, "matrix", *COLLECTIONS, *REGIONS):
-        return Symbol("unnamed"), args[-1]
-    return None
-
-
 def _other_unknown(name: Node, other: Node) -> bool:
     """Whether two names are plain variables, and not the same one."""
     plain = isinstance(name, Symbol) and isinstance(other, Symbol)
     return plain and name != other and Symbol("unnamed") not in (name, other)
-
-
-def is_name(node: Node) -> bool:
-    """Whether answers are called this: `x`, `x_1`, `f(x)`, `AB`, `|AB|`, `A:B`, `(p,q)`."""
-    if isinstance(node, Symbol):
-        return node.name not in ("e", "i", "pi", "oo")
-    if isinstance(node, Number):
-        return False
-    if node.head in ("apply", "indexed", "text"):
-        return True
-    if node.head == "mul":
-        first = node.args[0]
-        if isinstance(first, Apply) and first.head == "pow":
-            return first.args[0] in (Symbol("f"), Symbol("g"), Symbol("h"))
-        called = isinstance(first, Symbol) and (first.name[0].isupper() or len(first.name) > 1)
-        if called and all(isinstance(arg, Number) or is_name(arg) for arg in node.args):
-            return True
-        return all(is_name(arg) for arg in node.args)
-    if node.head in ("abs", "div", "ratio", "group", "list", "angle", "triangle"):
-        return all(is_name(arg) for arg in node.args)
-    return False
 
 
 def variants(node: Node) -> list[Node]:
@@ -768,6 +723,18 @@ def proportional(gold: Node, answer: Node, positive: bool = False) -> bool | str
     if not positive:
         return True
     return _positive_at_a_point(ratio, names)
+
+
+def is_linear(node: Node) -> bool:
+    """Whether an expression is of the first degree in all of its variables together."""
+    moved, shifted, origin = node, node, node
+    for name in symbols(node):
+        other = Symbol(f"{name} moved")
+        moved = substitute(moved, Symbol(name), other)
+        shifted = substitute(shifted, Symbol(name), Apply("add", (Symbol(name), other)))
+        origin = substitute(origin, Symbol(name), ZERO)
+    parts = Apply("add", (node, moved, Apply("neg", (origin,))))
+    return equal(shifted, parts) is True
 
 
 def _solves(solved: Apply, other: Apply) -> bool:

@@ -217,6 +217,9 @@ def _factors(node: Node, sign: int) -> list[tuple[Node | Unit, int]] | None:
         found = [_factors(node.args[0], sign), _factors(node.args[1], -sign)]
     elif node.head == "pow" and isinstance(node.args[1], Number) and node.args[1].value.q == 1:
         power = int(node.args[1].value.p)
+        if isinstance(base := node.args[0], Apply) and base.head == "text":
+            unit = parse_unit(f"{base.info}^{power}")  # `\text{m/s}^2`: the last unit's exponent
+            return None if unit is None else [(unit, sign)]
         inner = _factors(node.args[0], 1)
         if inner is None or abs(power) > 6 or len(inner) != 1:
             return None

@@ -298,6 +298,11 @@ def _abs(node: Apply, point: Point) -> Value:
     return abs(given) if isinstance(given, fmpq) else acb(abs(given))
 
 
+def _conjugate(node: Apply, point: Point) -> Value:
+    given = value(node.args[0], point)
+    return given if isinstance(given, fmpq) else given.conjugate()
+
+
 def _rounded(node: Apply, point: Point) -> Value:
     """`floor`, `ceil`, and `round` to the nearest (halves up)."""
     given = real_part(value(node.args[0], point))
@@ -557,7 +562,7 @@ def _minors(rows: list[list[Value]]) -> Value:
 
 RULES: dict[str, Callable[[Apply, Point], Value]] = {
     "add": _add, "mul": _mul, "neg": _neg, "div": _div, "pow": _pow, "sqrt": _sqrt, "root": _root,
-    "abs": _abs, "floor": _rounded, "ceil": _rounded, "round": _rounded, "fact": _factorial,
+    "abs": _abs, "conj": _conjugate, "floor": _rounded, "ceil": _rounded, "round": _rounded, "fact": _factorial,
     "fact2": _double_factorial, "binom": _binomial, "gcd": _gcd, "lcm": _gcd, "max": _extreme,
     "min": _extreme, "mod": _mod, "exp": _exp, "ln": _log, "log": _log, "percent": _percent,
     "degree": _degree, "based": _based, "ratio": _ratio, "sum": _repeated, "prod": _repeated,

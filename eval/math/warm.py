@@ -6,8 +6,8 @@ formula of each common kind; workers that are forked afterwards inherit the tabl
 in fork servers only.
 """
 
-from .slow import simplified, tree_of
 from .slow import latex2sympy as read_latex
+from .slow import simplified, tree_of
 
 FORMULAS = (
     r"\lim_{x\to 0} \frac{\sin x}{x}",
