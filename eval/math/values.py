@@ -563,7 +563,8 @@ def _minors(rows: list[list[Value]]) -> Value:
 RULES: dict[str, Callable[[Apply, Point], Value]] = {
     "add": _add, "mul": _mul, "neg": _neg, "div": _div, "pow": _pow, "sqrt": _sqrt, "root": _root,
     "abs": _abs, "conj": _conjugate, "floor": _rounded, "ceil": _rounded, "round": _rounded,
-    "fact": _factorial, "fact2": _double_factorial, "binom": _binomial, "gcd": _gcd, "lcm": _gcd, "max": _extreme,
+    "fact": _factorial, "fact2": _double_factorial,
+    "binom": _binomial, "gcd": _gcd, "lcm": _gcd, "max": _extreme,
     "min": _extreme, "mod": _mod, "exp": _exp, "ln": _log, "log": _log, "percent": _percent,
     "degree": _degree, "based": _based, "ratio": _ratio, "sum": _repeated, "prod": _repeated,
     "apply": _unknown_function, "indexed": _unknown_function, "sign": _signum, "Gamma": _gamma,
