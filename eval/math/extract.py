@@ -94,8 +94,27 @@ def extract(reply: str) -> Extracted:
     )
     for rule, find in finders:
         if text := find(tail):
-            return Extracted(text, rule, tags)
+            return Extracted(text, rule, tags, _together(rule, tail))
     return Extracted("", Rule.NONE, tags)
+
+
+def _together(rule: Rule, tail: str) -> str:
+    """The formulas or numbers that stand side by side at the end; empty where there is one."""
+    if rule not in (Rule.FORMULA, Rule.NUMBER):
+        return ""
+    pattern = FORMULA if rule is Rule.FORMULA else NUMBER
+    beside: list[str] = []
+    start = None
+    for found in reversed(list(pattern.finditer(tail))):
+        if start is not None and not JOINT.fullmatch(tail, found.end(), start):
+            break
+        beside.append(_content(found) if rule is Rule.FORMULA else found.group())
+        start = found.start()
+    return ", ".join(reversed(beside)) if beside[1:] else ""
+
+
+JOINT = re.compile(r"\s*(?:,|;|and|or|,\s*and|,\s*or)\s*")
+"""What may stand between two formulas that are one answer."""
 
 
 def find_boxes(text: str) -> tuple[list[str], bool]:
@@ -174,11 +193,12 @@ def _after_phrase(tail: str) -> str:
     if found is None:
         return ""
     rest = tail[found.end() :].split("\n")[0]
-    first = FORMULA.match(tail, found.end())
-    if first is not None:
-        return _content(first)
     end = SENTENCE_END.search(rest)
     sentence = (rest[: end.start()] if end else rest).strip().strip("*").strip()
+    first = FORMULA.match(tail, found.end())
+    if first is not None:
+        bare = sentence.replace("$", " ")
+        return bare.strip() if sentence.count("$") > 2 and read(bare).formulas else _content(first)
     formula, number = _last(FORMULA, sentence), _last(NUMBER, sentence)
     if formula is not None and (number is None or number.start() < formula.end()):
         return _content(formula)

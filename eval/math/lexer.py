@@ -302,7 +302,7 @@ ONE_LETTER_UNITS = frozenset("mgshLltNJWVAKCF")
 
 SPACES_INSIDE = re.compile(r"\\[,;: ]|~")
 UNIT_POWERS = re.compile(r"[A-Za-z]{1,3}(?:\^\{?-?\d\}?)?(?:[ /·]+[A-Za-z]{1,3}(?:\^\{?-?\d\}?)?)+|"
-                         r"[a-z]{2,3}\^\{?-?\d\}?")  # fmt: skip
+                         r"(?:[mgshLltNJWVAK]|[a-z]{2,3})\^\{?-?\d\}?")  # fmt: skip
 """Units with exponents in one upright group: `m s^{-1}`, `cm^2`."""
 
 FORMULA_INSIDE = re.compile(r"^[^A-Za-z]*$|^\(?[A-Z]\)?$|[\\^=<>]")

@@ -14,7 +14,7 @@ from .lexer import KNOWN, Unreadable, spelled
 from .numerals import number_in_words
 from .parser import number, parse
 from .tree import Apply, Node, Number
-from .units import mark_units
+from .units import mark_units, parse_unit
 
 WRAPPERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("`", "`"))
 ESCAPES = (
@@ -239,8 +239,10 @@ def read(text: str) -> Reading:
     tidy = tidied(text)
     key = spelling_key(tidy)
     words = words_of(tidy)
-    if words and (number := number_in_words(words)) is not None:
-        return Reading(tidy, key, words, (Number(number),))
+    if words and (counted := _count_in_words(words)) is not None:
+        return Reading(tidy, key, words, (counted,))
+    if (compound := _compound(tidy)) is not None:
+        return Reading(tidy, key, words, (compound,))
     if words in AS_FORMULA:
         return Reading(tidy, key, words, (parse(AS_FORMULA[words]),))
     if len(tidy) > MAX_LENGTH:
@@ -255,6 +257,36 @@ def read(text: str) -> Reading:
     except RecursionError:
         return Reading(tidy, key, words, (), "nested too deeply")
     return Reading(tidy, key, words, formulas)
+
+
+def _count_in_words(words: str) -> Node | None:
+    """`seven`, and `five years`."""
+    if (whole := number_in_words(words)) is not None:
+        return Number(whole)
+    counted, _, unit = words.rpartition(" ")
+    if counted and (part := number_in_words(counted)) is not None:
+        return Apply("mul", (Number(part), Apply("text", (), unit)))
+    return None
+
+
+COMPOUND = re.compile(
+    r"(\d+)\s*(?:\\text\{)?\s*([A-Za-z]+)\.?\s*\}?\s*(?:,|and|\\text\{\s*and\s*\})?\s*"
+    r"(\d+(?:\.\d+)?)\s*(?:\\text\{)?\s*([A-Za-z]+)\.?\s*\}?"
+)
+
+
+def _compound(tidy: str) -> Node | None:
+    """`1 hour 30 minutes`, `5 ft 6 in`: two units of one dimension, the larger one first."""
+    found = COMPOUND.fullmatch(tidy)
+    if found is None:
+        return None
+    large, small = parse_unit(found[2]), parse_unit(found[4])
+    if large is None or small is None or not (large.known and small.known):
+        return None
+    if large.dimensions != small.dimensions or not large.factor > small.factor:
+        return None
+    count = number(found[3]).value + number(found[1]).value * large.factor / small.factor
+    return Apply("mul", (Number(count), Apply("text", (), found[4])))
 
 
 def _formulas(text: str) -> tuple[Node, ...]:
