@@ -586,7 +586,10 @@ class _Parser:
         """What a function is applied to: brackets, or the factors that follow."""
         if self.at("(", "[", "set{", "{"):
             group = self._bracketed()
-            return tuple(_single(arg) for arg in _arguments(group))
+            args = tuple(_single(arg) for arg in _arguments(group))
+            if not args:
+                raise Unreadable("a function of nothing")
+            return args
         if self.at("-"):
             self.place += 1
             return (negative(self._function_arguments()[0]),)
