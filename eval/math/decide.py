@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from ..verdict import Verdict
 from .policy import MathPolicy
-from .reading import SYNONYMS, Reading, choice_of, is_number, read
+from .reading import SYNONYMS, Reading, choice_of, is_number, read, spelling_key
 from .size import is_tame
 from .tree import Symbol
 from .typed import Comparison, Same
@@ -44,14 +44,26 @@ def asks_for_rounding(policy: MathPolicy, problem: str) -> bool:
     return policy.rounding == "always"
 
 
-def decide(gold: str, answer: str, policy: MathPolicy, rounds: bool) -> Decision | None:
-    """Settle a pair, or return None where the slow reader may know more."""
+def decide(
+    gold: str, answer: str, policy: MathPolicy, rounds: bool, problem: str = ""
+) -> Decision | None:
+    """Settle a pair, or return None where the slow reader may know more.
+
+    Args:
+        gold: the right answer.
+        answer: the extracted answer.
+        policy: what counts as the same.
+        rounds: whether a correctly rounded decimal is right here.
+        problem: the statement; where it asks for `a+b`, `a+b = 10` answers 10.
+    """
     if gold == answer:
         return Decision(Verdict.CORRECT, "the same text", "text")
     if INTEGER.fullmatch(gold) and INTEGER.fullmatch(answer):
         equal = int(gold) == int(answer)
         return _decision(Same(equal, "number", "the same number" if equal else "another number"))
     want, got = read(gold), read(answer)
+    if problem and "=" in got.key and "=" not in want.key:
+        got = _what_was_asked(got, problem)
     if want.key == got.key and want.key:
         return Decision(Verdict.CORRECT, "the same text", "text")
     for rule in (_choices, _words):
@@ -86,6 +98,14 @@ def compare_readings(want: Reading, got: Reading, comparison: Comparison) -> Sam
     return last if undecided is None else undecided
 
 
+def _what_was_asked(got: Reading, problem: str) -> Reading:
+    """The right side of `a+b = 10` where the problem names the left side."""
+    left, _, right = got.text.rpartition("=")
+    left = spelling_key(left.rpartition("=")[2])
+    named = len(left) > 1 and left in spelling_key(problem.replace("$", " "))
+    return read(right) if named and right.strip() else got
+
+
 def _choices(gold: str, answer: str, want: Reading, got: Reading) -> Same | None:
     """The letter of a multiple choice against another, or against a letter with its text."""
     if not PLAIN_CHOICE.fullmatch(want.text):
@@ -93,7 +113,8 @@ def _choices(gold: str, answer: str, want: Reading, got: Reading) -> Same | None
     letter, other = choice_of(want.text), choice_of(got.text)
     if not other:
         return None
-    if letter == other:
+    marked = "(" in got.text or "text" in got.text or len(got.text) > 2
+    if letter == other or (marked and letter == other.upper()):
         return Same(True, "choice", "the same letter")
     lettered = PLAIN_CHOICE.fullmatch(got.text) or LETTER_AND_TEXT.match(got.text)
     if "(" in gold or "text" in gold or lettered:

@@ -256,6 +256,8 @@ def read(text: str) -> Reading:
         return Reading(tidy, key, words, (), str(error))
     except RecursionError:
         return Reading(tidy, key, words, (), "nested too deeply")
+    if all(isinstance(tree, Apply) and tree.head == "text" for tree in formulas):
+        return Reading(tidy, key, words, (), "words")
     return Reading(tidy, key, words, formulas)
 
 
@@ -318,7 +320,7 @@ def _formulas(text: str) -> tuple[Node, ...]:
 def choice_of(text: str) -> str:
     """The letter of a multiple-choice answer: `(C)`, `C`, `\\text{(C)}`, `C. 12`; else empty."""
     found = CHOICE.fullmatch(unwrapped(text))
-    return found[1].upper() if found is not None else ""
+    return found[1] if found is not None else ""
 
 
 def is_number(node: Node) -> bool:

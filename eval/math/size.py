@@ -13,7 +13,7 @@ from .tree import Apply, Node, Number, Symbol
 LIMIT = 200_000.0
 """log2 of the largest magnitude that is computed in the caller's process."""
 
-VARIABLE = 6.0
+VARIABLE = 5.0
 """log2 of the largest value that a variable is given."""
 
 CONSTANT_BITS = {"pi": 2.0, "e": 2.0, "i": 1.0}
@@ -45,21 +45,36 @@ def _combined(node: Apply, parts: list[float], largest: float) -> float:
     head = node.head
     if head == "pow":
         return _power(parts[0], parts[1])
+    if head == "binom":
+        return max(_power(parts[0], parts[1]), largest)
     if head in ("exp", "sinh", "cosh", "tanh", "coth", "sech", "csch"):
         return max(_power(1.5, largest), largest)
-    if head in ("fact", "fact2", "Gamma", "binom"):
+    if head in ("fact", "fact2", "Gamma"):
         return max(_power(largest, largest), largest)
     if head in ("sum", "prod"):
         return max(_power(parts[0], max(parts[1:])), largest)
-    if head in ("root", "sqrt", "log", "ln"):
-        return largest + SLACK
+    if head in ("log", "ln"):
+        return max(8.0, math.log2(largest) + 2.0)
     if head == "div":
-        return parts[0] + parts[1] + SLACK
+        return _quotient(node, parts)
     if head in ("apply", "indexed", "text"):
         return max(largest, UNKNOWN)
     if head in ("gcd", "lcm", "mul", "det", "matrix", "row"):
-        return sum(parts) + float(len(parts))
-    return largest + float(len(parts)) + 8.0
+        return sum(parts)
+    if head in ("root", "sqrt", "neg", "abs"):
+        return largest
+    return largest + math.log2(len(parts) + 1.0)
+
+
+def _quotient(node: Apply, parts: list[float]) -> float:
+    """Of a fraction of numbers, its own size; the less is known of what divides, the more."""
+    top, bottom = node.args
+    if isinstance(top, Number) and isinstance(bottom, Number):
+        return max(abs(parts[0] - parts[1]) + 1.0, 1.0)
+    if isinstance(bottom, Number):
+        return max(parts)
+    cancels = isinstance(bottom, Apply) and bottom.head in ("add", "pm", "mp")
+    return parts[0] + parts[1] + (SLACK if cancels else 0.0)
 
 
 def _power(base: float, exponent: float) -> float:

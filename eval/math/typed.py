@@ -34,6 +34,7 @@ MAX_VARIANTS = 16
 
 REGIONS = ("union", "inter", "minus", "build")
 COLLECTIONS = ("list", "group", "set")
+BRACKETS = frozenset({"()", "[)", "(]", "[]", "<>"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,8 @@ class Comparison:
         if _is_chain(gold) or _is_chain(answer):
             return self._relations(gold, answer)
         if len(variants(gold)) > 1 or len(variants(answer)) > 1:
+            if {_kind(gold), _kind(answer)} & BRACKETS:
+                return Same(False, "plus-minus", "two values are neither a tuple nor an interval")
             return self._members(_items(gold), _items(answer), "plus-minus", ordered=False)
         if has(gold, *REGIONS) or has(answer, *REGIONS) or _is_line(gold) or _is_line(answer):
             return self._regions(gold, answer)
@@ -173,6 +176,9 @@ class Comparison:
         assert there is not None, "one side has a unit"
         same = self._values(gold, answer)
         kind = there.dimensions
+        other = answer if unit is None else gold
+        if _percent_of(other) is not None and kind != (("percent", 1),):
+            return Same(False, "units", "a percentage is not a quantity")
         if kind == (("percent", 1),):
             return self._percent(gold, gold_unit is not None, answer, same)
         if same.same is not True and kind == (("angle", 1),):
@@ -263,8 +269,6 @@ class Comparison:
                 return Same(False, "inequality", "an inequality is not a value")
             return self._regions(gold, answer)
         if isinstance(relation, Apply) and "=" in relation.info:
-            if relation is answer and set(relation.info) == {"="} and not symbols(gold):
-                return self._compare(gold, relation.args[-1])  # `a + b = 10` for 10
             if _is_collection(other) or has(other, *REGIONS):
                 return Same(None, "equation", "an equation against a collection")
             return Same(False, "equation", "an equation is not a value")
@@ -339,7 +343,12 @@ class Comparison:
 
     def _regions(self, gold: Node, answer: Node) -> Same:
         """Both sides as parts of the real line."""
+        plain = [side for side in (gold, answer) if self._is_value(side)]
         try:
+            if len(plain) == 1 and _is_wide(
+                region(_sets_of_lists(answer if plain[0] is gold else gold))
+            ):
+                return Same(False, "region", "a region is not a value")
             want, got = self._region(gold), self._region(answer)
         except Unknown as error:
             structural = self._structure(gold, answer)
@@ -360,6 +369,15 @@ class Comparison:
                     return Same(False, "region", "other ends")
         return Same(True, "region", "the same region")
 
+    @staticmethod
+    def _is_value(node: Node) -> bool:
+        return not (
+            _is_chain(node)
+            or _is_collection(node)
+            or _is_line(node)
+            or has(node, *REGIONS, "chain")
+        )
+
     def _region(self, node: Node) -> Region:
         if isinstance(node, Apply) and (
             node.head in (*REGIONS, "chain", "group", "set", "list") or _is_line(node)
@@ -378,9 +396,11 @@ class Comparison:
             return self._matrices(gold, answer)
         if "value" in kinds:
             return self._collection_and_value(gold, answer)
-        if {"set"} < set(kinds) and set(kinds) & {"()", "[)", "(]", "[]", "<>"}:
+        if {"set"} < set(kinds) and set(kinds) & BRACKETS:
             return Same(False, "set", "a set is neither a tuple nor an interval")
         brackets = {*kinds} - {"list", "set"}
+        if "list" in kinds and brackets & {"(]", "[)"}:
+            return Same(False, "interval", "an interval is not a list")
         if len(brackets) == 2 and not brackets <= {"()", "<>", "[]"}:
             return Same(False, "interval", "the brackets differ")
         if brackets == {"()", "[]"}:
@@ -856,6 +876,11 @@ def _same_bound_name(gold: Apply, answer: Apply) -> Apply:
         body = rename(answer.args[0], str(answer.info), str(gold.info))
         return Apply(answer.head, (body, *answer.args[1:]), gold.info)
     return answer
+
+
+def _is_wide(pieces: Region) -> bool:
+    """Whether a region has more than points in it."""
+    return any(order(piece.low, piece.high) != 0 for piece in pieces)
 
 
 def _is_zero(node: Node) -> bool:

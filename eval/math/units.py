@@ -190,10 +190,9 @@ def split_unit(node: Node) -> tuple[Node, Unit | None] | None:
             unit = _times(unit, _raise(part, sign))
         else:
             values.append(part if sign == 1 else Apply("div", (_ONE, part)))
-    value: Node = _ONE
-    if values:
-        value = values[0] if len(values) == 1 else Apply("mul", tuple(values))
-    return value, unit
+    if not values:
+        return None  # words alone measure nothing
+    return values[0] if len(values) == 1 else Apply("mul", tuple(values)), unit
 
 
 _ONE = Number(fmpq(1))

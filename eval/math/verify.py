@@ -233,7 +233,7 @@ def _quick(item: MathItem) -> tuple[Extracted, SlowPair, Decision | None]:
             reason = f"the {name} has {len(text):,} characters, over {MAX_LENGTH:,}"
             return found, pair, Decision(Verdict.UNVERIFIABLE, reason, "length")
     try:
-        return found, pair, decide(gold, found.text, item.policy, rounds)
+        return found, pair, decide(gold, found.text, item.policy, rounds, item.problem)
     except Exception:  # noqa: BLE001 - the text is a model's; the worker meets the same and says it
         return found, pair, None
 
