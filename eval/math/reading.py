@@ -174,7 +174,7 @@ def _unboxed(text: str) -> str:
 def _without_money(text: str) -> str:
     """`\\$5.00` as `5.00\\text{ dollars}`; stray formula signs between the parts go."""
     found = MONEY.match(text)
-    if found is not None:
+    if found is not None and not (found["currency"] == "$" and _has_pairs(text)):
         unit = CURRENCIES.get(found["currency"], "dollars")
         sign = "-" if "-" in (found["sign"], found["minus"]) else ""
         rest = text[found.end() :].replace("\\$", "").replace("$", "")
@@ -183,6 +183,11 @@ def _without_money(text: str) -> str:
         return f"{sign}{rest.rstrip()}\\text{{ {unit} }}"
     text = TRAILING_MONEY.sub(r"\\text{ dollars }", text) if text.count("$") == 1 else text
     return re.sub(r"(?<!\\)\$", " ", text) if "$" in text else text
+
+
+def _has_pairs(text: str) -> bool:
+    """Whether the dollar signs of a text can be LaTeX's, which come in pairs."""
+    return len(re.findall(r"(?<!\\)\$", text)) % 2 == 0
 
 
 NOISE = re.compile(
