@@ -118,7 +118,7 @@ def run(
             prompt=asked_as,
             workers=workers,
             progress=bars.sampled,
-            on_judged=bars.judged,
+            on_judged=lambda running: bars.judged(running.judged),
         )
     facts = _facts(evaluation, suite, model)
     _write(folder, facts, evaluation)
