@@ -44,7 +44,7 @@ LEADING = re.compile(
     r"\s*(?:option|choice|answer)?\s*[\[(]?([A-Za-z])[\])]?\s*(?:[).:,-]\s*(.*))?",
     re.DOTALL | re.IGNORECASE,
 )
-"""A letter, and what stands behind it after a mark: `C`, `(c)`, `C.`, `C) 4.2 eV`, `Option C: ...`."""
+"""A letter, and what stands behind it after a mark: `C`, `(c)`, `C.`, `C) 4.2 eV`, `Option C`."""
 
 BRACKETED = re.compile(r"\s*[\[(]([A-Z])[\])]\s*(.*)", re.DOTALL)
 SEVERAL = re.compile(r"\s*\(?[A-Z]\)?(?:\s*(?:,|and|or|&|/)\s*\(?[A-Z]\)?)+\s*")
@@ -171,7 +171,7 @@ def _read(said: str, options: Sequence[str], rule: Rule) -> Choice:
 
 
 def _option_of(text: str, options: Sequence[str]) -> int | None:
-    """The option whose text this is, but for formatting and a full stop; None where there is none."""
+    """The option whose text this is, formatting aside; None where there is none."""
     wanted = _plain(text)
     places = [place for place, option in enumerate(options) if _plain(option) == wanted]
     return places[0] if wanted and len(places) == 1 else None

@@ -119,7 +119,7 @@ def _gym(name: str, limit: int | None, seed: int) -> LoadedSuite:
 
 def _file(path: Path, kind: Kind | None) -> LoadedSuite:
     """Any file of problems; what its rows hold says how they are judged."""
-    own = Suite(path.stem, str(path), kind or Kind.MATH)
+    own = Suite(set_name(path), str(path), kind or Kind.MATH)
     if kind is None and has_choices(next(iter(read_rows(path)), (0, {}))[1]):
         own = replace(own, kind=Kind.CHOICE)
     problems: list[Problem]

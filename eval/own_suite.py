@@ -1,0 +1,102 @@
+"""One suite of `suites/` from its name to its scores: loaded, asked, judged, written down."""
+
+from contextlib import ExitStack
+from pathlib import Path
+
+from .. import KitError
+from ..teacher.engine import THINK_OPEN, Engine, Sampling
+from ..teacher.engines import check_engine
+from ..teacher.ledger import Ledger
+from .agreement import Agreement, load_labels, measure
+from .bars import Bars
+from .choice import ChoiceJudge
+from .evaluate import evaluate
+from .gym import GymJudge
+from .job import Job, JudgeOptions, open_checked, prompt_settings
+from .judge import Judge, MathJudge
+from .results import Report, announce, report, write
+from .short_answer import ShortAnswerJudge
+from .suites import open_suite
+from .suites.suite import Kind
+
+
+class OwnSuite:
+    """A suite that is asked and judged here.
+
+    Args:
+        name: as `open_suite` takes it.
+        job: what is asked of it.
+
+    Raises:
+        KitError: it cannot be loaded or asked like this.
+    """
+
+    def __init__(self, name: str, job: Job) -> None:
+        self._job = job
+        self._loaded = open_suite(
+            name, job.limit, job.seed, data_dir=job.data_dir, accept_changed=job.accept_changed
+        )
+        suite = self._loaded.suite
+        self._samples = job.samples or suite.samples
+        self._prompt = prompt_settings(
+            job.model, job.template, suite.template, thinking=job.thinking
+        )
+        if suite.kind is Kind.SHORT_ANSWER:
+            check_engine(self._judge_options.settings)
+
+    @property
+    def name(self) -> str:
+        """The suite's."""
+        return self._loaded.suite.name
+
+    def run(self, engine: Engine, folder: Path) -> Report:
+        """See `Prepared.run`. Raw answers are kept in traces.sqlite, grades in judge.sqlite."""
+        job, loaded = self._job, self._loaded
+        announce(loaded, self._samples)
+        with ExitStack() as stack:
+            ledger = stack.enter_context(Ledger.open(folder / "traces.sqlite"))
+            judge, agreement = self._open_judge(folder, stack)
+            bars = stack.enter_context(Bars(self.name, len(loaded.problems) * self._samples))
+            evaluation = evaluate(
+                engine,
+                loaded.problems,
+                ledger,
+                sampling=job.sampling,
+                samples=self._samples,
+                seed=job.seed,
+                prompt=self._prompt,
+                judge=judge,
+                progress=bars.sampled,
+                on_judged=bars.judged,
+            )
+        made = report(evaluation, loaded, job.model, job.sampling, agreement, folder)
+        write(made, evaluation)
+        return made
+
+    @property
+    def _judge_options(self) -> JudgeOptions:
+        """The judge of short answers."""
+        if self._job.judge is None:
+            raise KitError(
+                f"{self.name}: another model has to judge its answers: name it with --judge-model, "
+                "and with --judge-base-url where it is served"
+            )
+        return self._job.judge
+
+    def _open_judge(self, folder: Path, stack: ExitStack) -> tuple[Judge, Agreement | None]:
+        """Who judges, and how far a judge that is a model can be trusted."""
+        job, suite = self._job, self._loaded.suite
+        if suite.kind is Kind.CHOICE:
+            return ChoiceJudge(job.seed), None
+        if suite.kind is Kind.GYM:
+            return GymJudge(job.workers), None
+        if suite.kind is Kind.MATH:
+            return MathJudge(suite.policy, workers=job.workers), None
+        options = self._judge_options
+        judge = ShortAnswerJudge(
+            stack.enter_context(open_checked(options.settings, "judge-")),
+            stack.enter_context(Ledger.open(folder / "judge.sqlite")),
+            sampling=Sampling(0.0, 1.0, options.max_tokens),
+            prefill=f"{THINK_OPEN}\n" if options.thinking else "",
+        )
+        return judge, measure(judge, load_labels(options.labels))
