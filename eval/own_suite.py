@@ -16,7 +16,7 @@ from .job import Job, JudgeOptions, open_checked, prompt_settings
 from .judge import Judge, MathJudge
 from .results import Report, announce, report, write
 from .short_answer import ShortAnswerJudge
-from .suites import open_suite
+from .suites.load import known_kind, open_suite
 from .suites.suite import Kind
 
 
@@ -33,6 +33,8 @@ class OwnSuite:
 
     def __init__(self, name: str, job: Job) -> None:
         self._job = job
+        if known_kind(name) is Kind.SHORT_ANSWER:
+            check_engine(judge_of(name, job).settings)
         self._loaded = open_suite(
             name, job.limit, job.seed, data_dir=job.data_dir, accept_changed=job.accept_changed
         )
@@ -41,8 +43,6 @@ class OwnSuite:
         self._prompt = prompt_settings(
             job.model, job.template, suite.template, thinking=job.thinking
         )
-        if suite.kind is Kind.SHORT_ANSWER:
-            check_engine(self._judge_options.settings)
 
     @property
     def name(self) -> str:
@@ -73,16 +73,6 @@ class OwnSuite:
         write(made, evaluation)
         return made
 
-    @property
-    def _judge_options(self) -> JudgeOptions:
-        """The judge of short answers."""
-        if self._job.judge is None:
-            raise KitError(
-                f"{self.name}: another model has to judge its answers: name it with --judge-model, "
-                "and with --judge-base-url where it is served"
-            )
-        return self._job.judge
-
     def _open_judge(self, folder: Path, stack: ExitStack) -> tuple[Judge, Agreement | None]:
         """Who judges, and how far a judge that is a model can be trusted."""
         job, suite = self._job, self._loaded.suite
@@ -92,7 +82,7 @@ class OwnSuite:
             return GymJudge(job.workers), None
         if suite.kind is Kind.MATH:
             return MathJudge(suite.policy, workers=job.workers), None
-        options = self._judge_options
+        options = judge_of(self.name, job)
         judge = ShortAnswerJudge(
             stack.enter_context(open_checked(options.settings, "judge-")),
             stack.enter_context(Ledger.open(folder / "judge.sqlite")),
@@ -100,3 +90,17 @@ class OwnSuite:
             prefill=f"{THINK_OPEN}\n" if options.thinking else "",
         )
         return judge, measure(judge, load_labels(options.labels))
+
+
+def judge_of(name: str, job: Job) -> JudgeOptions:
+    """The judge of short answers.
+
+    Raises:
+        KitError: none is named.
+    """
+    if job.judge is None:
+        raise KitError(
+            f"{name}: another model has to judge its answers: name it with --judge-model, and with "
+            "--judge-base-url where it is served"
+        )
+    return job.judge

@@ -77,7 +77,7 @@ def open_suite(
         )
     if name in CATALOGUE:
         return _cut(_named(CATALOGUE[name], data_dir, accept_changed), limit)
-    kind = Kind.SHORT_ANSWER if name.startswith(SHORT) else None
+    kind = known_kind(name)
     path = Path(name.removeprefix(SHORT))
     if kind is not None or path.suffix in FILES or path.exists():
         return _cut(_file(path, kind), limit)
@@ -87,6 +87,13 @@ def open_suite(
 def suite_names() -> list[str]:
     """The names that `open_suite` knows besides paths and prefixes: the generated ones first."""
     return [*tiny_names(), *CATALOGUE]
+
+
+def known_kind(name: str) -> Kind | None:
+    """How a suite is judged, without loading it; None where only its rows will tell."""
+    if name in CATALOGUE:
+        return CATALOGUE[name].kind
+    return Kind.SHORT_ANSWER if name.startswith(SHORT) else None
 
 
 def _unknown(name: str) -> ProblemsError:
@@ -139,7 +146,7 @@ def _named(suite: Suite, data_dir: Path | None, accept_changed: bool) -> LoadedS
     elif suite.hub is not None:
         place, rows = hub_place(suite.hub), hub_rows(suite, suite.hub)
     else:
-        raise SuiteError(f"{suite.name}: needs a file, {without_hub(suite).removeprefix('or ')}")
+        raise SuiteError(f"{suite.name}: needs a file: {without_hub(suite).removeprefix('or ')}")
     problems = _problems(suite, rows, place)
     is_hub = data_dir is None
     source = check_rows(suite, problems, place, from_hub=is_hub, accept_changed=accept_changed)
@@ -168,7 +175,7 @@ def _problems(
     naming = Naming(place, suite.name, suite.name, own_source=False)
     if suite.kind is Kind.CHOICE:
         return [*make_choices(rows, naming)]
-    problems = make_problems(rows, naming, fields=suite.fields, split="test")
+    problems = make_problems(rows, naming, split="test")
     return [_integer(problem, place) for problem in problems] if suite.integers else problems
 
 

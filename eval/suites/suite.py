@@ -1,7 +1,7 @@
 """What a suite is: where its rows come from, what is known of them, and how answers are judged."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 from ..math.policy import MathPolicy
@@ -69,7 +69,6 @@ class Suite:
         kind: how answers are judged.
         files: names under the user's data directory that it is looked up under, in this order.
         hub: where it is loaded from without a data directory.
-        fields: names of a row's fields where they are not the recognised ones.
         rows: how many problems it has; None where that is not known.
         sha256: of its normalised rows (`fingerprint.py`); None where no copy was at hand.
         samples: answers per problem where the caller does not say.
@@ -83,7 +82,6 @@ class Suite:
     kind: Kind = Kind.MATH
     files: tuple[str, ...] = ()
     hub: Hub | None = None
-    fields: Mapping[str, str] = field(default_factory=dict)
     rows: int | None = None
     sha256: str | None = None
     samples: int = 1
