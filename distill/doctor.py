@@ -19,8 +19,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from .. import __version__
+from ..teacher.environment import cores, cpu_model, gpus, memory_gib, output, version
 from .console import Console
-from .environment import cores, cpu_model, gpus, memory_gib, output, version
 
 
 @dataclass(frozen=True, slots=True)

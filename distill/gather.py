@@ -9,9 +9,9 @@ from typing import Any
 from ..eval.score import Score, pass_at_1
 from ..eval.verdict import Verdict
 from ..teacher.engine import Finish
+from ..teacher.environment import environment, peak_mib
 from .context import Context
 from .cost import cost_in_words
-from .environment import environment, peak_mib
 from .facts import ReportFacts, Scored
 from .filters import TagName
 from .funnel import Waterfall, waterfall

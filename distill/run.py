@@ -13,10 +13,10 @@ from typing import Any
 import yaml
 
 from .. import KitError
+from ..teacher.environment import peak_mib
 from . import facts as facts_module
 from .console import Console, duration
 from .context import Context, Parts
-from .environment import peak_mib
 from .facts import ReportFacts
 from .plan import Step, changes, check_inputs, make_plan
 from .settings import Recipe

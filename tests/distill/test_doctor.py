@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import typer
-from r1kit.distill import cli, doctor, environment
+from r1kit.distill import cli, doctor
 from r1kit.distill.doctor import NEEDS, PROBES, Finding, Need, advice, examine, show, verdicts
-from r1kit.distill.environment import memory_gib
+from r1kit.teacher import environment
+from r1kit.teacher.environment import memory_gib
 from typer.core import TyperGroup
 
 
