@@ -23,6 +23,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
+from typing import Any
 
 from ..teacher.engine import Prompt
 from .judge import Answered, ask_template
@@ -97,8 +98,14 @@ class ChoiceJudge:
             options = shown(_choices(problem), self._seed, problem.id, answered.index)
             yield answered.key, _judgement(answered.answer, options, problem.answer)
 
-    def close(self) -> None:
-        """Nothing is held."""
+    def alike(self, pairs: Sequence[tuple[Problem, str, str]]) -> list[bool] | None:
+        """See `Judge.alike`: options differ."""
+        return [False] * len(pairs)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the orders are drawn from."""
+        return {"seed": self._seed}
 
 
 def shown(choices: Sequence[str], seed: int, problem_id: str, index: int) -> list[str]:

@@ -24,6 +24,7 @@ from .judge import Answered, Judge, MathJudge
 from .live import LiveJudge, Running
 from .math.extract import Rule
 from .math.verify import Judgement
+from .outcome import Outcome
 from .problems import Problem
 from .prompt import PromptSettings
 from .score import Score, pass_at_1
@@ -63,6 +64,20 @@ class Row:
     def truncated(self) -> bool:
         """Whether the answer was cut off at the token limit."""
         return self.finish is Finish.LENGTH
+
+    def outcome(self, suite: str = "", answer_class: str | None = None) -> Outcome:
+        """What became of it, as score cards count it."""
+        return Outcome(
+            problem_id=self.problem.id,
+            index=self.index,
+            verdict=self.judgement.verdict,
+            answered=bool(self.judgement.extracted),
+            truncated=self.truncated,
+            completion_tokens=self.completion_tokens,
+            answer_class=answer_class,
+            source=self.problem.source,
+            suite=suite,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,8 +110,14 @@ class GymJudge:
                 verdict, reason = _verdict(result)
                 yield key, Judgement(verdict, text, rule, reason)
 
-    def close(self) -> None:
-        """Nothing is held between calls."""
+    def alike(self, pairs: Sequence[tuple[Problem, str, str]]) -> list[bool] | None:
+        """See `Judge.alike`: the scorer compares with the right answer only, so texts decide."""
+        return [False] * len(pairs)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Whose scorer, and its limit."""
+        return {"reasoning-gym": gym_version(), "timeout_s": self._limits[1]}
 
 
 def extract_gym(reply: str | None) -> tuple[str, Rule]:

@@ -11,6 +11,7 @@ from .. import KitError
 from ..teacher.engine import Engine, Sampling
 from ..teacher.settings import EngineSettings
 from .prompt import NO_THINKING_PREFILL, PromptSettings
+from .provenance import Where
 from .results import Report
 
 
@@ -28,7 +29,7 @@ class JudgeOptions:
 class Job:
     """What one command asks of every suite that it names; the options of `r1kit eval run`."""
 
-    model: str
+    engine: EngineSettings
     sampling: Sampling
     samples: int | None = None
     limit: int | None = None
@@ -39,6 +40,11 @@ class Job:
     data_dir: Path | None = None
     accept_changed: bool = False
     judge: JudgeOptions | None = None
+
+    @property
+    def model(self) -> str:
+        """What the command calls the model."""
+        return self.engine.model
 
 
 class Prepared(Protocol):
@@ -146,3 +152,12 @@ def open_checked(settings: EngineSettings, prefix: str = "") -> Engine:
     if settings.base_url is None:
         return opened
     return FirstContact(opened, settings.base_url, f"--{prefix}base-url")
+
+
+def where_of(settings: EngineSettings) -> Where:
+    """Where the model runs, as `open_engine` decides it."""
+    if settings.kind != "torch":
+        return "elsewhere"
+    import torch
+
+    return "cuda" if torch.cuda.is_available() and settings.device != "cpu" else "cpu"

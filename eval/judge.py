@@ -4,8 +4,8 @@ Judging is a pure matter of one answer: in whatever batches answers come, the ve
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 from ..teacher.engine import Prompt
 from .math.extract import Rule
@@ -52,8 +52,16 @@ class Judge(Protocol):
         """Yield (key, judgement) for every answer, in no promised order."""
         ...
 
-    def close(self) -> None:
-        """Free what it holds. Safe to call twice."""
+    def alike(self, pairs: Sequence[tuple[Problem, str, str]]) -> list[bool] | None:
+        """Whether two extracted answers to a problem, whose texts differ, are the same answer.
+
+        None where this judge cannot tell, so that answers cannot be counted as votes.
+        """
+        ...
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What else decides its verdicts, as plain values: part of a score's provenance."""
         ...
 
 
@@ -89,8 +97,29 @@ class MathJudge:
                 waiting.append(math_item(answered.key, answered.answer, answered.problem, policy))
         yield from verify_answers(waiting, *self._limits)
 
-    def close(self) -> None:
-        """Nothing is held between calls."""
+    def alike(self, pairs: Sequence[tuple[Problem, str, str]]) -> list[bool] | None:
+        """See `Judge.alike`: one answer is taken for the right one, and the other is judged."""
+        items = [
+            math_item(
+                str(place),
+                f"\\boxed{{{other}}}",
+                replace(problem, answer=one),
+                self._policy or policy_of(problem),
+            )
+            for place, (problem, one, other) in enumerate(pairs)
+        ]
+        same = {
+            key
+            for key, judgement in verify_answers(items, *self._limits)
+            if judgement.verdict is Verdict.CORRECT
+        }
+        return [str(place) in same for place in range(len(pairs))]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The policy, and the limit of a comparison."""
+        policy = self._policy or MathPolicy()
+        return {**policy.model_dump(), "timeout_s": self._limits[1]}
 
 
 def policy_of(problem: Problem) -> MathPolicy:

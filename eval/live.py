@@ -21,9 +21,6 @@ from .verdict import Verdict
 BATCH_S = 1.0
 """How long an answer waits for company before it is judged."""
 
-RESAMPLES = 200
-"""Of the running interval; the final one takes its usual number."""
-
 STOP_S = 5.0
 """How long a run that was broken off waits for the batch under way."""
 
@@ -136,5 +133,5 @@ class LiveJudge:
             waiting[key] for key, said in decided.items() if said.verdict in UNDECIDED
         ]
         if self._on_judged is not None:
-            score = pass_at_1(self._verdicts, truncated=self._truncated, resamples=RESAMPLES)
+            score = pass_at_1(self._verdicts, truncated=self._truncated)
             self._on_judged(Running(len(self._judgements), score))

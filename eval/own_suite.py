@@ -1,6 +1,7 @@
 """One suite of `suites/` from its name to its scores: loaded, asked, judged, written down."""
 
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 
 from .. import KitError
@@ -10,10 +11,12 @@ from ..teacher.ledger import Ledger
 from .agreement import Agreement, load_labels, measure
 from .bars import Bars
 from .choice import ChoiceJudge
+from .classes import Classes, answer_classes
 from .evaluate import evaluate
 from .gym import GymJudge
-from .job import Job, JudgeOptions, open_checked, prompt_settings
+from .job import Job, JudgeOptions, open_checked, prompt_settings, where_of
 from .judge import Judge, MathJudge
+from .provenance import Provenance, collect_provenance, model_folder
 from .results import Report, announce, report, write
 from .short_answer import ShortAnswerJudge
 from .suites.load import known_kind, open_suite
@@ -69,9 +72,30 @@ class OwnSuite:
                 progress=bars.sampled,
                 on_judged=bars.judged,
             )
-        made = report(evaluation, loaded, job.model, job.sampling, agreement, folder)
-        write(made, evaluation)
+            classes = answer_classes(evaluation.rows, judge) if self._samples > 1 else Classes({})
+            provenance = self._provenance(engine, judge)
+        made = report(evaluation, loaded.suite, job.model, provenance, classes, agreement, folder)
+        write(made, evaluation, classes)
         return made
+
+    def _provenance(self, engine: Engine, judge: Judge) -> Provenance:
+        """Where the scores come from."""
+        job, loaded = self._job, self._loaded
+        return collect_provenance(
+            suite=self.name,
+            problems=loaded.problems,
+            prompt=self._prompt,
+            sampling=job.sampling,
+            samples=self._samples,
+            seed=job.seed,
+            identity=engine.identity,
+            where=where_of(job.engine),
+            judge=judge.name,
+            policy=judge.settings,
+            weights=model_folder(job.model) if job.engine.kind == "torch" else None,
+            dtype="float32" if job.engine.kind == "torch" else None,  # `open_engine`'s only one
+            extra={"kind": loaded.suite.kind, "rows_from": asdict(loaded.source)},
+        )
 
     def _open_judge(self, folder: Path, stack: ExitStack) -> tuple[Judge, Agreement | None]:
         """Who judges, and how far a judge that is a model can be trusted."""

@@ -2,17 +2,26 @@
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..teacher.engine import Sampling
 from .agreement import Agreement
+from .classes import Classes
 from .evaluate import Evaluation
-from .score import Score
+from .outcome import ANSWERS
+from .provenance import Provenance
+from .score import ScoreCard, summarise, summarise_by_source
 from .short_answer import NOT_ATTEMPTED
-from .suites.suite import Kind, LoadedSuite
+from .suites.suite import Kind, LoadedSuite, Suite
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+FILE_WIDTH = 110
+"""Columns of a table that goes into a file or a pipe."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +31,7 @@ class Report:
     Attributes:
         suite: its name.
         model: who answered.
-        score: of the whole suite.
-        by_source: of its parts.
+        cards: score cards by source, the last one of the whole suite, called `all`.
         facts: all of it for programs, as scores.json holds it.
         folder: where it is written.
         notes: what a reader of the score has to know, a line each.
@@ -31,50 +39,53 @@ class Report:
 
     suite: str
     model: str
-    score: Score
-    by_source: dict[str, Score]
+    cards: dict[str, ScoreCard]
     facts: dict[str, Any]
     folder: Path
     notes: tuple[str, ...] = ()
 
+    @property
+    def card(self) -> ScoreCard:
+        """The whole suite's."""
+        return self.cards["all"]
+
 
 def report(
     evaluation: Evaluation,
-    loaded: LoadedSuite,
+    suite: Suite,
     model: str,
-    sampling: Sampling,
+    provenance: Provenance,
+    classes: Classes,
     agreement: Agreement | None,
     folder: Path,
 ) -> Report:
     """Put together what is known of one evaluation."""
+    outcomes = [row.outcome(suite.name, classes.by_key.get(row.key)) for row in evaluation.rows]
+    by_source = summarise_by_source(outcomes)
+    whole = summarise(outcomes)
     facts: dict[str, Any] = {
+        "suite": suite.name,
         "model": model,
-        "suite": loaded.suite.name,
-        "kind": loaded.suite.kind,
-        "data": asdict(loaded.source),
-        "sampling": asdict(sampling),
-        "score": _plain(evaluation.score),
-        "by_source": {name: _plain(score) for name, score in evaluation.by_source.items()},
+        "score": whole.to_json(),
+        "by_source": {name: card.to_json() for name, card in by_source.items()},
+        "provenance": provenance.to_json(),
         "asked": evaluation.collected.answered + evaluation.collected.failed,
         "reused": evaluation.collected.already,
     }
-    notes = [f"{loaded.suite.name}: {note}" for note in loaded.source.notes]
-    if loaded.suite.kind is Kind.SHORT_ANSWER:
+    notes = [f"{suite.name}: {note}" for note in provenance.extra["rows_from"]["notes"]]
+    if classes.uncompared:
+        notes.append(
+            f"cons@k: {classes.uncompared} rare answers were told apart by their text alone"
+        )
+    if suite.kind is Kind.SHORT_ANSWER:
         open_ = sum(NOT_ATTEMPTED in row.judgement.tags for row in evaluation.rows)
         facts["not_attempted"] = open_
         notes.append(f"not attempted (counted as not right): {open_} of {len(evaluation.rows)}")
     if agreement is not None:
         facts["judge_agreement"] = asdict(agreement)
         notes.append(spell_agreement(agreement))
-    return Report(
-        loaded.suite.name,
-        model,
-        evaluation.score,
-        evaluation.by_source,
-        facts,
-        folder,
-        tuple(notes),
-    )
+    cards = by_source if len(by_source) > 1 else {}
+    return Report(suite.name, model, {**cards, "all": whole}, facts, folder, tuple(notes))
 
 
 def announce(loaded: LoadedSuite, samples: int) -> None:
@@ -91,7 +102,7 @@ def announce(loaded: LoadedSuite, samples: int) -> None:
     print("\n".join(lines), file=sys.stderr)  # noqa: T201 - for people, beside the progress
 
 
-def write(made: Report, evaluation: Evaluation) -> None:
+def write(made: Report, evaluation: Evaluation, classes: Classes) -> None:
     """Write answers.jsonl and then scores.json, each whole."""
     answers = "".join(
         json.dumps(
@@ -104,6 +115,7 @@ def write(made: Report, evaluation: Evaluation) -> None:
                 "finish": row.finish,
                 "completion_tokens": row.completion_tokens,
                 **asdict(row.judgement),
+                "answer_class": classes.by_key.get(row.key),
                 "key": row.key,
             },
             ensure_ascii=False,
@@ -112,7 +124,7 @@ def write(made: Report, evaluation: Evaluation) -> None:
         for row in evaluation.rows
     )
     scores = json.dumps(made.facts, indent=2, ensure_ascii=False) + "\n"
-    for name, text in (("answers.jsonl", answers), ("scores.json", scores)):
+    for name, text in ((ANSWERS, answers), ("scores.json", scores)):
         partial = made.folder / f"{name}.partial"
         partial.write_text(text, encoding="utf-8")
         partial.replace(made.folder / name)
@@ -120,20 +132,24 @@ def write(made: Report, evaluation: Evaluation) -> None:
 
 def show(reports: Sequence[Report], *, as_json: bool) -> None:
     """Print the scores: JSON, or a table for every suite and one for all of them."""
+    from rich.console import Console
+
+    from .score_table import print_cards
+
     if as_json:
         facts = [made.facts for made in reports]
         whole = facts[0] if len(facts) == 1 else {"suites": {f["suite"]: f for f in facts}}
         sys.stdout.write(json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
         return
+    console = Console(file=sys.stdout)
+    if not console.is_terminal:
+        console = Console(file=sys.stdout, width=FILE_WIDTH)
     for made in reports:
-        rows = [*made.by_source.items()]
-        if len(rows) != 1:
-            rows.append(("all", made.score))
-        _print_table(f"{made.model} on {made.suite}", "source", rows)
+        print_cards(console, made.cards, f"{made.model} on {made.suite}")
         for line in (*made.notes, f"answers and scores: {made.folder}"):
-            sys.stdout.write(f"{line}\n")
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
     if len(reports) > 1:
-        _print_table(reports[0].model, "suite", [(made.suite, made.score) for made in reports])
+        console.print(_summary(reports))
 
 
 def spell_agreement(agreement: Agreement) -> str:
@@ -153,32 +169,23 @@ def spell_agreement(agreement: Agreement) -> str:
     )
 
 
-def _plain(score: Score) -> dict[str, Any]:
-    """A score for programs."""
-    values = asdict(score)
-    return {"pass@1": values.pop("value"), **values, "ci95": list(score.ci95)}
-
-
-def _print_table(title: str, first: str, rows: Iterable[tuple[str, Score]]) -> None:
-    """Print scores, one a line; one called `all` is set apart."""
-    from rich.console import Console
+def _summary(reports: Sequence[Report]) -> "Table":
+    """One line per suite."""
     from rich.table import Table
 
-    table = Table(title=title)
-    table.add_column(first)
-    for name in ("problems", "samples", "pass@1", "95 % interval", "truncated", "undecided"):
+    table = Table(title=reports[0].model)
+    table.add_column("suite")
+    for name in ("problems", "samples", "pass@1", "95 % interval"):
         table.add_column(name, justify="right")
-    for name, score in rows:
-        if name == "all":
-            table.add_section()
-        low, high = (f"{100 * end:.1f}" for end in score.ci95)
+    for made in reports:
+        found, is_final = made.card.pass_at_1, made.card.is_final
+        shown = "none" if found is None else f"{100 * found.value:.1f} %"
+        low, high = (100 * end for end in (found.ci95 if found else (0.0, 1.0)))
         table.add_row(
-            name,
-            str(score.n),
-            str(score.samples),
-            f"{100 * score.value:.1f} %",
-            f"{low} to {high}",
-            str(score.truncated),
-            str(score.undecided),
+            made.suite,
+            str(made.card.problems),
+            str(made.card.samples),
+            shown if is_final else f"({shown})",
+            f"{low:.1f} to {high:.1f}" if is_final else "not final",
         )
-    Console(file=sys.stdout).print(table)
+    return table

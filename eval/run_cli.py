@@ -121,7 +121,7 @@ def run(
     )
     check_engine(settings)
     job = Job(
-        model=model,
+        engine=settings,
         sampling=sampling_of(temperature, top_p, max_tokens),
         samples=samples,
         limit=limit,

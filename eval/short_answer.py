@@ -15,7 +15,9 @@ their own, so a second run asks for what is missing only. The three grades are t
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from enum import StrEnum
+from typing import Any
 
 from ..teacher.collect import collect
 from ..teacher.engine import Completion, Engine, EngineError, Finish, Prompt, Request, Sampling
@@ -132,8 +134,18 @@ class ShortAnswerJudge:
         failures = self._ledger.failures(key for key in keys if key not in replies)
         return [replies.get(key) or gone or failures.get(key, "no reply") for key in keys]
 
-    def close(self) -> None:
-        """Engine and ledger are the caller's."""
+    def alike(self, pairs: Sequence[tuple[Problem, str, str]]) -> list[bool] | None:
+        """See `Judge.alike`: sentences are not compared with each other."""
+        return None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Which model grades, and how it is asked."""
+        return {
+            "engine": asdict(self._engine.identity),
+            "sampling": asdict(self._sampling),
+            "prefill": self._prefill,
+        }
 
 
 def judge_prompt(question: str, gold: str, reply: str, *, prefill: str = "") -> Prompt:

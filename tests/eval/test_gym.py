@@ -37,7 +37,7 @@ def test_a_task_is_a_suite_of_its_own_problems(task: str) -> None:
 
 
 def test_an_unknown_task_gets_a_hint(task: str) -> None:
-    with pytest.raises(ProblemsError, match="gym:gdc: .*no task 'gdc'; did you mean 'gcd'"):
+    with pytest.raises(ProblemsError, match=r"gym:gdc: .*no task 'gdc'; did you mean 'gcd'"):
         open_suite("gym:gdc", 1)
 
 

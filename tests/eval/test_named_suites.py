@@ -102,7 +102,7 @@ def test_cnmo_says_where_its_problems_must_come_from() -> None:
 def test_a_missing_file_names_all_that_were_looked_for(tmp_path: Path) -> None:
     with pytest.raises(ProblemsError, match=r"holds none of aime24.jsonl, aime/aime24.jsonl, "):
         open_suite("aime24", data_dir=tmp_path)
-    with pytest.raises(ProblemsError, match="--data-dir .*nowhere: no such folder"):
+    with pytest.raises(ProblemsError, match=r"--data-dir .*nowhere: no such folder"):
         open_suite("aime24", data_dir=tmp_path / "nowhere")
 
 
