@@ -63,10 +63,14 @@ def load_labels(path: Path | None = None) -> list[Labelled]:
 
 
 def measure(judge: ShortAnswerJudge, labels: Sequence[Labelled]) -> Agreement:
-    """Have the judge grade the labelled answers, and compare."""
+    """Have the judge grade the labelled answers, and compare.
+
+    Raises:
+        EngineError: the judge cannot be reached; nothing was asked of anybody yet.
+    """
     if not labels:
         raise ProblemsError("there are no labelled answers to hold the judge against")
-    said = judge.grade([(each.question, each.gold, each.answer) for each in labels])
+    said = judge.grade([(each.question, each.gold, each.answer) for each in labels], is_first=True)
     grades = [None if isinstance(reply, str) else read_grade(reply.answer) for reply in said]
     return compare([each.label for each in labels], grades)
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import ValidationError
 
@@ -12,7 +12,9 @@ from ..teacher.engine import Engine, Sampling
 from ..teacher.settings import EngineSettings
 from .prompt import NO_THINKING_PREFILL, PromptSettings
 from .provenance import Where
-from .results import Report
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,49 @@ class Job:
     def model(self) -> str:
         """What the command calls the model."""
         return self.engine.model
+
+
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """A suite's line among several: how much was asked, and the score as it is shown."""
+
+    problems: int
+    samples: int
+    value: str
+    interval: str
+
+
+class Report(Protocol):
+    """What became of one suite, written into its folder already."""
+
+    @property
+    def suite(self) -> str:
+        """The suite's name."""
+        ...
+
+    @property
+    def model(self) -> str:
+        """Who answered."""
+        ...
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What scores.json holds."""
+        ...
+
+    @property
+    def headline(self) -> Headline:
+        """The line that stands for it in a table of suites."""
+        ...
+
+    @property
+    def not_final(self) -> str:
+        """Why this is not a final score; empty where it is one."""
+        ...
+
+    def show(self, console: "Console") -> None:
+        """Print it for people."""
+        ...
 
 
 class Prepared(Protocol):

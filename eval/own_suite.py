@@ -17,7 +17,7 @@ from .gym import GymJudge
 from .job import Job, JudgeOptions, open_checked, prompt_settings, where_of
 from .judge import Judge, MathJudge
 from .provenance import Provenance, collect_provenance, model_folder
-from .results import Report, announce, report, write
+from .results import SuiteReport, announce, report, write
 from .short_answer import ShortAnswerJudge
 from .suites.load import known_kind, open_suite
 from .suites.suite import Kind
@@ -52,7 +52,7 @@ class OwnSuite:
         """The suite's."""
         return self._loaded.suite.name
 
-    def run(self, engine: Engine, folder: Path) -> Report:
+    def run(self, engine: Engine, folder: Path) -> SuiteReport:
         """See `Prepared.run`. Raw answers are kept in traces.sqlite, grades in judge.sqlite."""
         job, loaded = self._job, self._loaded
         announce(loaded, self._samples)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .agreement import Agreement
 from .classes import Classes
 from .evaluate import Evaluation
+from .job import Headline, Report
 from .outcome import ANSWERS
 from .provenance import Provenance
 from .score import ScoreCard, summarise, summarise_by_source
@@ -17,6 +18,7 @@ from .short_answer import NOT_ATTEMPTED
 from .suites.suite import Kind, LoadedSuite, Suite
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
 
@@ -25,8 +27,8 @@ FILE_WIDTH = 110
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """One suite's scores.
+class SuiteReport:
+    """One suite's scores: a `Report`.
 
     Attributes:
         suite: its name.
@@ -49,6 +51,31 @@ class Report:
         """The whole suite's."""
         return self.cards["all"]
 
+    @property
+    def headline(self) -> Headline:
+        """See `Report.headline`."""
+        card, found = self.card, self.card.pass_at_1
+        if found is None:
+            return Headline(card.problems, card.samples, "none", "not final")
+        low, high = (100 * end for end in found.ci95)
+        value = f"{100 * found.value:.1f} %"
+        if not card.is_final:
+            return Headline(card.problems, card.samples, f"({value})", "not final")
+        return Headline(card.problems, card.samples, value, f"{low:.1f} to {high:.1f}")
+
+    @property
+    def not_final(self) -> str:
+        """See `Report.not_final`."""
+        return self.card.not_final
+
+    def show(self, console: "Console") -> None:
+        """Print tables and notes."""
+        from .score_table import print_cards
+
+        print_cards(console, self.cards, f"{self.model} on {self.suite}")
+        for line in (*self.notes, f"answers and scores: {self.folder}"):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+
 
 def report(
     evaluation: Evaluation,
@@ -58,7 +85,7 @@ def report(
     classes: Classes,
     agreement: Agreement | None,
     folder: Path,
-) -> Report:
+) -> SuiteReport:
     """Put together what is known of one evaluation."""
     outcomes = [row.outcome(suite.name, classes.by_key.get(row.key)) for row in evaluation.rows]
     by_source = summarise_by_source(outcomes)
@@ -85,7 +112,7 @@ def report(
         facts["judge_agreement"] = asdict(agreement)
         notes.append(spell_agreement(agreement))
     cards = by_source if len(by_source) > 1 else {}
-    return Report(suite.name, model, {**cards, "all": whole}, facts, folder, tuple(notes))
+    return SuiteReport(suite.name, model, {**cards, "all": whole}, facts, folder, tuple(notes))
 
 
 def announce(loaded: LoadedSuite, samples: int) -> None:
@@ -102,7 +129,7 @@ def announce(loaded: LoadedSuite, samples: int) -> None:
     print("\n".join(lines), file=sys.stderr)  # noqa: T201 - for people, beside the progress
 
 
-def write(made: Report, evaluation: Evaluation, classes: Classes) -> None:
+def write(made: SuiteReport, evaluation: Evaluation, classes: Classes) -> None:
     """Write answers.jsonl and then scores.json, each whole."""
     answers = "".join(
         json.dumps(
@@ -134,20 +161,16 @@ def show(reports: Sequence[Report], *, as_json: bool) -> None:
     """Print the scores: JSON, or a table for every suite and one for all of them."""
     from rich.console import Console
 
-    from .score_table import print_cards
-
     if as_json:
         facts = [made.facts for made in reports]
-        whole = facts[0] if len(facts) == 1 else {"suites": {f["suite"]: f for f in facts}}
+        whole = facts[0] if len(facts) == 1 else {"suites": {r.suite: r.facts for r in reports}}
         sys.stdout.write(json.dumps(whole, indent=2, ensure_ascii=False) + "\n")
         return
     console = Console(file=sys.stdout)
     if not console.is_terminal:
         console = Console(file=sys.stdout, width=FILE_WIDTH)
     for made in reports:
-        print_cards(console, made.cards, f"{made.model} on {made.suite}")
-        for line in (*made.notes, f"answers and scores: {made.folder}"):
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        made.show(console)
     if len(reports) > 1:
         console.print(_summary(reports))
 
@@ -175,17 +198,11 @@ def _summary(reports: Sequence[Report]) -> "Table":
 
     table = Table(title=reports[0].model)
     table.add_column("suite")
-    for name in ("problems", "samples", "pass@1", "95 % interval"):
+    for name in ("problems", "samples", "score", "95 % interval"):
         table.add_column(name, justify="right")
     for made in reports:
-        found, is_final = made.card.pass_at_1, made.card.is_final
-        shown = "none" if found is None else f"{100 * found.value:.1f} %"
-        low, high = (100 * end for end in (found.ci95 if found else (0.0, 1.0)))
+        head = made.headline
         table.add_row(
-            made.suite,
-            str(made.card.problems),
-            str(made.card.samples),
-            shown if is_final else f"({shown})",
-            f"{low:.1f} to {high:.1f}" if is_final else "not final",
+            made.suite, f"{head.problems:,}", f"{head.samples:,}", head.value, head.interval
         )
     return table

@@ -107,6 +107,7 @@ def run(
     Answers are kept in OUT/traces.sqlite: the same command a second time asks nothing again, and
     one with more samples asks for the new ones only.
     """
+    from .. import KitError
     from ..teacher.engines import check_engine
     from .job import Job, engine_settings, judge_options, open_checked, sampling_of
 
@@ -148,10 +149,15 @@ def run(
     with open_checked(settings) as opened:
         reports = [each.run(opened, folder) for each, folder in zip(prepared, folders, strict=True)]
     show(reports, as_json=as_json)
+    open_ends = [f"{each.suite}: {each.not_final}" for each in reports if each.not_final]
+    if open_ends:
+        raise KitError(f"not final: {'; '.join(open_ends)}")
 
 
 def prepare(name: str, job: "Job") -> "Prepared":
     """Who runs a suite: the one place where the form of its name decides that.
+
+    Whoever it is checks all that can be checked before a model is loaded.
 
     Raises:
         KitError: there is no such suite, or it cannot be asked like this.

@@ -114,11 +114,20 @@ class ShortAnswerJudge:
         for answered, said in zip(waiting, self.grade(asked), strict=True):
             yield answered.key, _judgement(answered.answer or "", said)
 
-    def grade(self, asked: Sequence[tuple[str, str, str]]) -> list["Completion | str"]:
+    def grade(
+        self, asked: Sequence[tuple[str, str, str]], *, is_first: bool = False
+    ) -> list["Completion | str"]:
         """The judge's replies to (question, right answer, reply) triples, in their order.
+
+        Args:
+            asked: the triples.
+            is_first: raise where the judge cannot be reached; later, that is an answer's lot.
 
         Returns:
             A completion, or in words why there is none.
+
+        Raises:
+            EngineError: only with `is_first`.
         """
         requests = [
             Request(judge_prompt(*triple, prefill=self._prefill), self._sampling, 0, 0)
@@ -129,6 +138,8 @@ class ShortAnswerJudge:
         try:
             collect(self._engine, self._ledger, requests)
         except EngineError as error:
+            if is_first:
+                raise
             gone = str(error)  # what was answered before is in the ledger
         replies = dict(self._ledger.completions(dict.fromkeys(keys)))
         failures = self._ledger.failures(key for key in keys if key not in replies)

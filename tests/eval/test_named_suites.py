@@ -203,6 +203,12 @@ def test_the_digest_sees_statement_and_answer_apart() -> None:
     assert digest(("e\u0301", "1")) == digest(("\u00e9", "1"))
 
 
+def test_a_named_suite_is_called_by_its_name_whatever_its_rows_say(tmp_path: Path) -> None:
+    row = {"problem": "p", "answer": "7", "source": "somewhere", "subject": "Algebra"}
+    write(tmp_path / "cnmo24.jsonl", [row])
+    assert load_suite("cnmo24", data_dir=tmp_path)[0].source == "cnmo24/Algebra"
+
+
 def test_every_name_can_be_asked_for() -> None:
     assert set(suite_names()) >= {"tiny", "aime24", "aime25", "math500", "gsm8k", "cnmo24", "gpqa"}
     assert set(suite_names()) >= {"simpleqa", "chinese_simpleqa", "frames"}

@@ -168,7 +168,7 @@ def free_port() -> int:
         return int(held.getsockname()[1])
 
 
-def test_a_refused_endpoint_is_named_at_once_but_not_missed_when_nothing_is_asked(
+def test_a_refused_endpoint_is_named_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_port: int
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -181,6 +181,30 @@ def test_a_refused_endpoint_is_named_at_once_but_not_missed_when_nothing_is_aske
     assert f"--base-url: 127.0.0.1:{free_port}: nothing listens there" in str(result.exception)
     with closing(sqlite3.connect(tmp_path / "o" / "traces.sqlite")) as ledger:
         assert ledger.execute("SELECT count(*) FROM attempts").fetchone() == (0,)
+
+
+def test_an_endpoint_that_is_gone_is_not_missed_when_nothing_is_asked(
+    command, free_port: int
+) -> None:
+    url = f"http://127.0.0.1:{free_port}/v1"
+    arguments = ("--suite", "sums.jsonl", "--engine", "openai", "--base-url", url, "--out", "o")
+    with socket.create_server(("127.0.0.1", free_port)):
+        result, asked = command(*arguments)
+        assert result.exit_code == 0 and len(asked["model"]) == 4
+    result, asked = command(*arguments)
+    assert result.exit_code == 0 and asked["model"] == []
+    result, _ = command(*arguments, "--samples", "2")
+    assert "nothing listens there" in str(result.exception)
+
+
+def test_progress_in_a_log_tells_the_running_score(command, monkeypatch) -> None:
+    monkeypatch.setattr("r1kit.eval.bars.LINE_S", 0.0)
+    monkeypatch.setattr("r1kit.eval.live.BATCH_S", 0.0)
+    result, _ = command("--suite", "sums.jsonl", "--out", "o")
+    lines = result.stderr.splitlines()
+    assert lines[0].startswith("sums.jsonl: 4 problems, 1 answer each; sums.jsonl (digest ")
+    assert lines[-1] == "sums: 4 of 4 answers; 4 judged: pass@1 100.0 % (51.0 to 100.0)"
+    assert sum("judged: pass@1 100.0 %" in line for line in lines) > 1  # not at the end alone
 
 
 def test_suites_are_parted_by_commas_but_a_file_of_that_name_is_one(

@@ -165,6 +165,18 @@ def test_the_judge_is_held_against_the_labels(tmp_path: Path, engine_of) -> None
     assert found.value == 1 - wrong / len(labels) and found.n == len(labels)
 
 
+def test_a_judge_that_was_never_there_stops_the_run_before_a_model_is_asked(
+    tmp_path: Path, engine_of
+) -> None:
+    def script(request):
+        raise EngineError("nothing listens there")
+
+    with Ledger.open(tmp_path / "judge.sqlite") as ledger:
+        judge = ShortAnswerJudge(engine_of(script), ledger, sampling=GREEDY)
+        with pytest.raises(EngineError, match="nothing listens there"):
+            measure(judge, load_labels())
+
+
 def test_own_labels_are_read_and_refused_by_line(tmp_path: Path) -> None:
     path = tmp_path / "labels.jsonl"
     row = {"question": "q", "gold": "g", "answer": "a", "label": "NOT ATTEMPTED"}
