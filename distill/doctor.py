@@ -73,6 +73,11 @@ NEEDS = (
         also="the model: its directory, or its name on huggingface.co",
     ),
     Need("r1kit eval run", MODELS),
+    Need(
+        "r1kit eval run (--suite gym:TASK)",
+        (*MODELS, "c++ compiler"),
+        also="reasoning-gym: pip install 'r1kit[gym]', which takes the compiler",
+    ),
     Need("r1kit teacher serve|chat (tiny-r1)", MODELS),
     Need("r1kit teacher salvage", ("disk",)),
     Need("r1kit teacher train-tiny", MODELS, GPU),

@@ -6,8 +6,9 @@ still come in. Judging is repeated each time; its words are stored in the ledger
 name.
 
 What counts as what: an answer cut off at the token limit is not judged; it counts as not right and
-as `truncated`. A request that got no answer counts as undecided, as do answers that the judge
-cannot decide; neither is ever called wrong.
+as `truncated`. A prompt that leaves a model no room for a reply is not right either, and is tagged
+`NO_ROOM`: asking again would not help. Any other request that got no answer counts as undecided, as
+do answers that the judge cannot decide; neither is ever called wrong.
 """
 
 import hashlib
@@ -31,9 +32,11 @@ from .score import Score, pass_at_1
 from .verdict import Verdict
 
 TRUNCATED = Judgement(Verdict.WRONG, "", Rule.NONE, "cut off at the token limit")
-UNANSWERED = Judgement(
-    Verdict.INFRA_ERROR, "", Rule.NONE, "the engine gave no usable answer; asked again next time"
-)
+NO_ROOM = "no room for a reply"
+"""The tag of samples whose prompt alone fills the model's context, and the words of `TorchEngine`.
+
+A server's error does not tell such a prompt from a token limit that is set too high.
+"""
 
 
 class EvaluationError(KitError):
@@ -138,7 +141,9 @@ def evaluate(
         )
         collected = desk.collect(engine, ledger, [request for *_, request in asked], progress)
         judgements = live.finish()
-    rows = tuple(desk.row(key, judgements.get(key, UNANSWERED)) for key in desk.samples)
+    for key, error in desk.unanswered(ledger).items():
+        judgements[key] = _unanswered(error)
+    rows = tuple(desk.row(key, judgements[key]) for key in desk.samples)
     ledger.put_verdicts(_verdict_row(row, judge.name) for row in rows)
     by_source: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
@@ -233,6 +238,11 @@ class _Desk:
             on_completions=lambda read: self._take(read.items()),
         )
 
+    def unanswered(self, ledger: Ledger) -> dict[str, str]:
+        """The samples without a usable answer, each with the last error."""
+        left = [key for key in self.samples if key not in self._seen]
+        return dict.fromkeys(left, "no usable answer") | ledger.failures(left)
+
     def row(self, key: str, judgement: Judgement) -> Row:
         """One sample's row."""
         problem, index = self.samples[key]
@@ -246,6 +256,14 @@ class _Desk:
             answered = Answered(problem, index, key, completion.answer)
             is_cut = completion.finish is Finish.LENGTH
             self._live.put(answered, TRUNCATED if is_cut else None, truncated=is_cut)
+
+
+def _unanswered(error: str) -> Judgement:
+    """What is said of a sample that the engine did not answer."""
+    if NO_ROOM in error:
+        return Judgement(Verdict.WRONG, "", Rule.NONE, f"the engine: {error}", (NO_ROOM,))
+    reason = f"the engine: {error}; asked again next time"
+    return Judgement(Verdict.INFRA_ERROR, "", Rule.NONE, reason)
 
 
 def _verdict_row(row: Row, judge: str) -> tuple[str, str, str, str | None, str]:

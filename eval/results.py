@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..teacher.engine import exceeds_context
 from .agreement import Agreement
 from .classes import Classes
 from .evaluate import Evaluation
@@ -37,6 +38,7 @@ class SuiteReport:
         facts: all of it for programs, as scores.json holds it.
         folder: where it is written.
         notes: what a reader of the score has to know, a line each.
+        last_error: the last one of the engine; empty where there was none.
     """
 
     suite: str
@@ -45,6 +47,7 @@ class SuiteReport:
     facts: dict[str, Any]
     folder: Path
     notes: tuple[str, ...] = ()
+    last_error: str = ""
 
     @property
     def card(self) -> ScoreCard:
@@ -66,7 +69,12 @@ class SuiteReport:
     @property
     def not_final(self) -> str:
         """See `Report.not_final`."""
-        return self.card.not_final
+        if not self.card.not_final or not self.last_error:
+            return self.card.not_final
+        hint = ""
+        if exceeds_context(self.last_error):
+            hint = "; lower --max-tokens, or serve the model with a longer context"
+        return f"{self.card.not_final} (the last error: {self.last_error}{hint})"
 
     def show(self, console: "Console") -> None:
         """Print tables and notes."""
@@ -112,7 +120,15 @@ def report(
         facts["judge_agreement"] = asdict(agreement)
         notes.append(spell_agreement(agreement))
     cards = by_source if len(by_source) > 1 else {}
-    return SuiteReport(suite.name, model, {**cards, "all": whole}, facts, folder, tuple(notes))
+    return SuiteReport(
+        suite.name,
+        model,
+        {**cards, "all": whole},
+        facts,
+        folder,
+        tuple(notes),
+        evaluation.collected.last_error or "",
+    )
 
 
 def announce(loaded: LoadedSuite, samples: int) -> None:
@@ -126,7 +142,7 @@ def announce(loaded: LoadedSuite, samples: int) -> None:
         f"(digest {source.sha256[:12]}{known})",
         *(f"{loaded.suite.name}: {note}" for note in source.notes),
     ]
-    print("\n".join(lines), file=sys.stderr)  # noqa: T201 - for people, beside the progress
+    sys.stderr.write("\n".join(lines) + "\n")
 
 
 def write(made: SuiteReport, evaluation: Evaluation, classes: Classes) -> None:

@@ -39,9 +39,20 @@ def load_suite(
     seed: int = 0,
     *,
     data_dir: Path | None = None,
+    kind: Kind | None = None,
 ) -> list[Problem]:
-    """The problems alone, all marked as the `test` split; `open_suite` explains the arguments."""
-    return open_suite(name_or_path, limit, seed, data_dir=data_dir).problems
+    """The problems alone, all marked as the `test` split; `open_suite` explains the arguments.
+
+    Args:
+        kind: refuse suites whose answers are judged in another way; None takes any.
+    """
+    loaded = open_suite(name_or_path, limit, seed, data_dir=data_dir)
+    if kind not in (None, loaded.suite.kind):
+        raise SuiteError(
+            f"{name_or_path}: its answers are judged as {loaded.suite.kind}, and only {kind} will "
+            "do here; `r1kit eval run` asks any kind"
+        )
+    return loaded.problems
 
 
 def open_suite(

@@ -9,7 +9,7 @@ from typing import Any, Self
 import pytest
 from r1kit import KitError
 from r1kit.eval.cli import app
-from r1kit.eval.evaluate import Evaluation, EvaluationError, evaluate, sample_seed
+from r1kit.eval.evaluate import NO_ROOM, Evaluation, EvaluationError, evaluate, sample_seed
 from r1kit.eval.math.verify import JUDGE
 from r1kit.eval.outcome import read_answers
 from r1kit.eval.problems import Problem
@@ -17,7 +17,9 @@ from r1kit.eval.prompt import PromptSettings
 from r1kit.eval.score import summarise
 from r1kit.eval.verdict import Verdict
 from r1kit.teacher.engine import Finish, Identity, Request, Response, Sampling
+from r1kit.teacher.engines import open_engine
 from r1kit.teacher.ledger import Ledger
+from r1kit.teacher.settings import EngineSettings
 from typer.testing import CliRunner
 
 SAMPLING = Sampling(max_tokens=100)
@@ -106,6 +108,31 @@ def test_every_outcome_has_its_own_place(tmp_path: Path) -> None:
         "one": (0.5, 2),
         "two": (0.0, 4),
     }
+
+
+def test_a_prompt_that_fills_the_context_is_not_right(tmp_path: Path) -> None:
+    """With the real engine: its words are what tells."""
+    long = Problem("a", "say " * 2000, "5", "one")
+    with open_engine(EngineSettings(kind="torch", model="tiny-r1")) as engine:
+        (row,) = run(tmp_path, engine, [long]).rows
+    assert (row.judgement.verdict, row.judgement.tags) == (Verdict.WRONG, (NO_ROOM,))
+    assert "leaves no room for a reply: max_length is 1024" in row.judgement.reason
+
+
+def test_a_servers_limit_may_be_a_setting_and_is_undecided(tmp_path: Path) -> None:
+    class Full(Scripted):
+        def answer(
+            self,
+            requests: Iterable[Request],
+            *,
+            before: Callable[[Request, str], None] | None = None,
+        ) -> Iterator[Response]:
+            error = "This model's maximum context length is 16384 tokens"
+            yield from (Response(request, "", "there", 0.1, error=error) for request in requests)
+
+    (row,) = run(tmp_path, Full(), PROBLEMS[:1]).rows
+    assert (row.judgement.verdict, row.judgement.tags) == (Verdict.INFRA_ERROR, ())
+    assert "maximum context length" in row.judgement.reason
 
 
 def test_a_second_call_asks_only_for_what_is_missing(tmp_path: Path) -> None:
