@@ -80,6 +80,11 @@ NEEDS = (
         (),
         also="a folder of JSONL files with pred, gold and expected",
     ),
+    Need(
+        "r1kit eval run (--suite gym:TASK)",
+        (*MODELS, "c++ compiler"),
+        also="reasoning-gym: pip install 'r1kit[gym]', which takes the compiler",
+    ),
     Need("r1kit teacher serve|chat (tiny-r1)", MODELS),
     Need("r1kit teacher salvage", ("disk",)),
     Need("r1kit teacher train-tiny", MODELS, GPU),

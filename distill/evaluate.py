@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 from ..eval.evaluate import evaluate
 from ..eval.problems import Problem
 from ..eval.suites import load_suite
+from ..eval.suites.suite import Kind
 from ..teacher.collect import Collected
 from ..teacher.engine import Sampling
 from ..teacher.settings import EngineSettings
@@ -23,7 +24,7 @@ from .workspace import Stage, write_text
 def run(context: Context) -> dict[str, Any]:
     """Score every model; return the scores' values."""
     settings = context.recipe.eval
-    problems = load_suite(settings.suite, settings.limit, settings.seed)
+    problems = load_suite(settings.suite, settings.limit, settings.seed, kind=Kind.MATH)
     values: dict[str, Any] = {"problems": len(problems)}
     for name, engine in engines(context).items():
         scored = _score(context, name, engine, problems)

@@ -118,6 +118,7 @@ def check_inputs(recipe: Recipe) -> None:
         KitError: what is missing, and what may have been meant.
     """
     from ..eval.suites import load_suite
+    from ..eval.suites.suite import Kind
     from ..students.settings import BUILT_IN, is_path
     from ..teacher.engines import check_engine
 
@@ -125,7 +126,8 @@ def check_inputs(recipe: Recipe) -> None:
         check_engine(recipe.teacher)
     except KitError as error:
         raise type(error)(f"teacher: {error}") from error
-    for suite in dict.fromkeys([recipe.eval.suite, *recipe.decontaminate.suites]):
+    load_suite(recipe.eval.suite, limit=1, kind=Kind.MATH)
+    for suite in dict.fromkeys(recipe.decontaminate.suites):
         load_suite(suite, limit=1)
     student = recipe.train.model
     if student not in BUILT_IN and is_path(student) and not Path(student).expanduser().is_dir():

@@ -1,16 +1,19 @@
 """What is asked: a statement with a way to check an answer, and the files it is read from.
 
-A file of problems is JSON Lines (optionally gzipped): one object per line. The usual names of the
-fields are recognised in any case, so that the published files of MATH-500, AIME and GSM8K load as
-they are; other names are mapped with `fields`. A file is read whole or not at all: the first line
-that is not a problem stops the load and is named as `path:line`.
+A file of problems is JSON Lines (optionally gzipped): one object per line. A table (`.csv`, `.tsv`)
+with a line of names serves as well. The usual names of the fields are recognised in any case, so
+that the published files of MATH-500, AIME and GSM8K load as they are; other names are mapped with
+`fields`. A file is read whole or not at all: the first line that is not a problem stops the load
+and is named as `path:line`.
 """
 
+import codecs
+import csv
 import gzip
 import json
 import math
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -37,6 +40,9 @@ OTHER_FORMATS: Mapping[bytes, str] = {
     b"SQLite format 3\0": "an SQLite database",
 }
 """How files begin that are often mistaken for JSON Lines."""
+
+TABLES: Mapping[str, str] = {".csv": ",", ".tsv": "\t"}
+"""Suffixes of tables, and what parts their columns."""
 
 SPLIT_NAMES = frozenset({"train", "test", "dev", "valid", "validation", "val", "data"})
 """File names that say nothing about what the file holds: its folder's name is used as well."""
@@ -96,25 +102,69 @@ def load_problems(
     Raises:
         ProblemsError: the file is missing, empty or not text, or a line is not a problem.
     """
-    names = _field_names(path, fields or {})
+    naming = Naming(str(path), set_name(path), _id_stem(path))
+    return make_problems(
+        read_rows(path),
+        naming,
+        fields=fields,
+        split=split,
+        source=source,
+        limit=limit,
+        mapped_by=mapped_by,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """What the rows of one set are called where they have no name of their own.
+
+    Attributes:
+        place: what messages start with: a path, or where else the rows come from.
+        source: the set's name.
+        id_stem: what ids made from row numbers start with.
+        own_source: whether a row's own `source` goes before the set's name.
+    """
+
+    place: str
+    source: str
+    id_stem: str
+    own_source: bool = True
+
+
+def make_problems(
+    rows: Iterable[tuple[int, dict[str, Any]]],
+    naming: Naming,
+    *,
+    fields: Mapping[str, str] | None = None,
+    split: str = "train",
+    source: str | None = None,
+    limit: int | None = None,
+    mapped_by: str | None = None,
+) -> list[Problem]:
+    """Problems from rows of any origin; `load_problems` explains the arguments and errors.
+
+    Args:
+        rows: (number of the row, its fields).
+    """
+    names = _field_names(naming.place, fields or {})
     problems: list[Problem] = []
     seen: dict[str, int] = {}
-    for number, row in _rows(path):
+    for number, row in rows:
         try:
-            problem = _problem(row, names, path, number, split, source)
+            problem = _problem(row, names, naming, number, split, source)
         except _NoField as absent:
             raise ProblemsError(f"{absent} {_way_out(absent, mapped_by)}") from absent
         if problem.id in seen:
             raise ProblemsError(
-                f"{path}:{number}: the id {problem.id!r} already stands on line {seen[problem.id]};"
-                " ids must be unique within a file"
+                f"{naming.place}:{number}: the id {problem.id!r} already stands on line "
+                f"{seen[problem.id]}; ids must be unique within a file"
             )
         seen[problem.id] = number
         problems.append(problem)
         if len(problems) == limit:
             break
     if not problems:
-        raise ProblemsError(f"{path}: the file holds no problems (it is empty)")
+        raise ProblemsError(f"{naming.place}: the file holds no problems (it is empty)")
     return problems
 
 
@@ -127,7 +177,7 @@ def set_name(path: Path) -> str:
     return parent if stem.lower() in SPLIT_NAMES and parent else stem
 
 
-def _field_names(path: Path, fields: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+def _field_names(place: str, fields: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
     """The names each part of a problem is looked up under, with the user's mapping laid over."""
     for part in fields:
         if part not in RECOGNISED:
@@ -135,23 +185,43 @@ def _field_names(path: Path, fields: Mapping[str, str]) -> dict[str, tuple[str, 
             hint = (
                 f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(RECOGNISED)}"
             )
-            raise ProblemsError(f"{path}: problems.fields.{part}: no such part of a problem{hint}")
+            raise ProblemsError(f"{place}: problems.fields.{part}: no such part of a problem{hint}")
     return {
         part: (fields[part],) if part in fields else known for part, known in RECOGNISED.items()
     }
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield every line that is not empty as (line number from 1, object); tables likewise.
+
+    Raises:
+        ProblemsError: as `load_problems` says.
+    """
+    suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
+    return _json_rows(path) if suffix not in TABLES else _table_rows(path, TABLES[suffix])
+
+
+def _table_rows(path: Path, delimiter: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the rows of a table as (number of the row's last line, fields by the head's names)."""
+    lines = (_decoded(path, number, line) for number, line in _lines(path))
+    table = csv.DictReader(lines, delimiter=delimiter, strict=True)
+    csv.field_size_limit(max(csv.field_size_limit(), 1 << 26))
+    try:
+        for row in table:
+            if None in row:
+                raise ProblemsError(
+                    f"{path}:{table.line_num}: more columns than the first line names "
+                    f"({len(table.fieldnames or [])})"
+                )
+            yield table.line_num, row
+    except csv.Error as error:
+        raise ProblemsError(f"{path}:{table.line_num}: not a row of a table: {error}") from error
+
+
+def _json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield every line that is not empty as (line number from 1, object)."""
     for number, line in _lines(path):
-        try:
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-        except UnicodeDecodeError as error:
-            _refuse_other_formats(path, line)
-            raise ProblemsError(
-                f"{path}:{number}: not UTF-8 text (byte {line[error.start]:#04x} at position "
-                f"{error.start}); convert the file, for example with iconv -t utf-8"
-            ) from error
+        text = _decoded(path, number, line).strip()
         if not text:
             continue
         try:
@@ -172,6 +242,20 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 f"{path}:{number}: expected one JSON object per line, found {what}{hint}"
             )
         yield number, row
+
+
+def _decoded(path: Path, number: int, line: bytes) -> str:
+    """A line as text, without the mark that some editors put in front of a file."""
+    if number == 1:
+        line = line.removeprefix(codecs.BOM_UTF8)
+    try:
+        return line.decode()
+    except UnicodeDecodeError as error:
+        _refuse_other_formats(path, line)
+        raise ProblemsError(
+            f"{path}:{number}: not UTF-8 text (byte {line[error.start]:#04x} at position "
+            f"{error.start}); convert the file, for example with iconv -t utf-8"
+        ) from error
 
 
 _ONE_PER_LINE = "turn it into lines with jq -c '.[]' (of an object, '.FIELD[]')"
@@ -211,13 +295,13 @@ def _open(path: Path) -> IO[bytes] | gzip.GzipFile:
 def _problem(
     row: dict[str, Any],
     names: dict[str, tuple[str, ...]],
-    path: Path,
+    naming: Naming,
     number: int,
     split: str,
     source: str | None,
 ) -> Problem:
     """Turn one object into a problem."""
-    place = f"{path}:{number}"
+    place = f"{naming.place}:{number}"
     statement = _required(row, "statement", names, place)
     if not statement.strip():
         raise ProblemsError(f"{place}: the statement is empty")
@@ -227,10 +311,10 @@ def _problem(
     if not answer.strip():
         raise ProblemsError(f"{place}: the answer is empty")
     return Problem(
-        id=_optional(row, "id", names, place) or f"{_id_stem(path)}-{number}",
+        id=_optional(row, "id", names, place) or f"{naming.id_stem}-{number}",
         statement=statement.strip(),
         answer=answer.strip(),
-        source=source or _source(row, names, place, path),
+        source=source or _source(row, names, place, naming),
         level=_optional(row, "level", names, place),
         split=split,
     )
@@ -305,9 +389,11 @@ def _text(value: Any, name: str, place: str) -> str:
     return value
 
 
-def _source(row: dict[str, Any], names: dict[str, tuple[str, ...]], place: str, path: Path) -> str:
-    """The line's own source, else the file's name, with the subject behind a slash."""
-    own = _optional(row, "source", names, place) or set_name(path)
+def _source(
+    row: dict[str, Any], names: dict[str, tuple[str, ...]], place: str, naming: Naming
+) -> str:
+    """The line's own source, else the set's name, with the subject behind a slash."""
+    own = (_optional(row, "source", names, place) if naming.own_source else "") or naming.source
     subject = _optional(row, "subject", names, place)
     return f"{own}/{subject}" if subject else own
 

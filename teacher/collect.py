@@ -5,7 +5,7 @@ what is reported as collected is on disk: whatever stops the loop, the next call
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from .engine import Completion, Engine, Finish, Request, Response
@@ -46,8 +46,12 @@ def collect(
     requests: Sequence[Request],
     *,
     progress: Callable[[Collected], None] | None = None,
+    on_completions: Callable[[Mapping[str, Completion]], None] | None = None,
 ) -> Collected:
     """Ask the engine for every request that the ledger has no usable completion of.
+
+    `on_completions` is called with the usable completions of this call by key, once they are
+    committed, ahead of the report that counts them.
 
     Requests with the same key are asked once. An error of the engine, a full disk and Ctrl-C leave
     all that was reported, and whatever else could be committed, in the ledger.
@@ -59,7 +63,7 @@ def collect(
     wanted = {request.key(engine.identity): request for request in requests}
     done = ledger.done(wanted)
     keys = {request: key for key, request in wanted.items() if key not in done}
-    run = _Run(engine, ledger, Collected(len(wanted), len(done)), progress)
+    run = _Run(engine, ledger, Collected(len(wanted), len(done)), progress, on_completions)
 
     def before(request: Request, endpoint: str) -> None:
         # What leaves this process may be paid for, so its record is on disk before it goes.
@@ -89,11 +93,13 @@ class _Run:
         ledger: Ledger,
         so_far: Collected,
         progress: Callable[[Collected], None] | None,
+        on_completions: Callable[[Mapping[str, Completion]], None] | None,
     ) -> None:
         self.so_far = so_far
         self._identity = engine.identity
         self._ledger = ledger
         self._progress = progress
+        self._on_completions = on_completions
         self._pending: dict[str, str | None] = {}
         self._started = self._settled = time.monotonic()
 
@@ -112,6 +118,8 @@ class _Run:
         errors = [error or unreadable for key, error in pending.items() if key not in read]
         self.so_far = _add(self.so_far, list(read.values()), errors)
         self._settled = time.monotonic()
+        if read and self._on_completions is not None:
+            self._on_completions(read)
         self.report()
 
     def report(self) -> None:

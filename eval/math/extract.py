@@ -2,7 +2,7 @@
 
     boxed    the last \\boxed{...} or \\fbox{...} whose braces balance and that is not empty
     hashes   what follows the last #### (GSM8K's own format)
-    bare     the whole reply, where it is nothing but a formula or a word or two
+    whole    the whole reply, where it is nothing but a formula or a word or two
     phrase   what follows the last "answer is" or "answer:", to the end of its sentence
     formula  the last $...$, $$...$$, \\(...\\) or \\[...\\], where no number stands behind it
     number   the last number, with its percent sign
@@ -52,7 +52,7 @@ class Rule(StrEnum):
 
     BOXED = "boxed"
     HASHES = "hashes"
-    BARE = "bare"
+    WHOLE = "whole"
     PHRASE = "phrase"
     FORMULA = "formula"
     NUMBER = "number"
@@ -87,7 +87,7 @@ def extract(reply: str) -> Extracted:
     tail = reply[-TAIL:].strip()
     finders = (
         (Rule.HASHES, _after_hashes),
-        (Rule.BARE, _bare),
+        (Rule.WHOLE, _bare),
         (Rule.PHRASE, _after_phrase),
         (Rule.FORMULA, _last_formula),
         (Rule.NUMBER, _last_number),

@@ -223,7 +223,7 @@ def _quick(item: MathItem) -> tuple[Extracted, SlowPair, Decision | None]:
     if found.together and asks_for_several(gold):
         found = Extracted(found.together, found.rule, found.tags)
     if found.rule is Rule.NONE and item.answer and _is_sentence(item.answer, gold):
-        found = Extracted(item.answer.strip(), Rule.BARE, found.tags)
+        found = Extracted(item.answer.strip(), Rule.WHOLE, found.tags)
     rounds = asks_for_rounding(item.policy, item.problem)
     pair = SlowPair(gold, found.text, item.policy, rounds)
     if not found.text:

@@ -9,13 +9,17 @@ from typing import Any, Self
 import pytest
 from r1kit import KitError
 from r1kit.eval.cli import app
-from r1kit.eval.evaluate import Evaluation, EvaluationError, evaluate, sample_seed
+from r1kit.eval.evaluate import NO_ROOM, Evaluation, EvaluationError, evaluate, sample_seed
 from r1kit.eval.math.verify import JUDGE
+from r1kit.eval.outcome import read_answers
 from r1kit.eval.problems import Problem
 from r1kit.eval.prompt import PromptSettings
+from r1kit.eval.score import summarise
 from r1kit.eval.verdict import Verdict
 from r1kit.teacher.engine import Finish, Identity, Request, Response, Sampling
+from r1kit.teacher.engines import open_engine
 from r1kit.teacher.ledger import Ledger
+from r1kit.teacher.settings import EngineSettings
 from typer.testing import CliRunner
 
 SAMPLING = Sampling(max_tokens=100)
@@ -34,6 +38,9 @@ REPLIES = {
     "strange": ("<think>\nhm</think>\\boxed{5 cm or (}", "stop"),
     "nothing": ("<think>\nhm</think>", "stop"),
 }
+
+
+NAMES = ("problems", "one", "two", "all")
 
 
 class Scripted:
@@ -101,6 +108,31 @@ def test_every_outcome_has_its_own_place(tmp_path: Path) -> None:
         "one": (0.5, 2),
         "two": (0.0, 4),
     }
+
+
+def test_a_prompt_that_fills_the_context_is_not_right(tmp_path: Path) -> None:
+    """With the real engine: its words are what tells."""
+    long = Problem("a", "say " * 2000, "5", "one")
+    with open_engine(EngineSettings(kind="torch", model="tiny-r1")) as engine:
+        (row,) = run(tmp_path, engine, [long]).rows
+    assert (row.judgement.verdict, row.judgement.tags) == (Verdict.WRONG, (NO_ROOM,))
+    assert "leaves no room for a reply: max_length is 1024" in row.judgement.reason
+
+
+def test_a_servers_limit_may_be_a_setting_and_is_undecided(tmp_path: Path) -> None:
+    class Full(Scripted):
+        def answer(
+            self,
+            requests: Iterable[Request],
+            *,
+            before: Callable[[Request, str], None] | None = None,
+        ) -> Iterator[Response]:
+            error = "This model's maximum context length is 16384 tokens"
+            yield from (Response(request, "", "there", 0.1, error=error) for request in requests)
+
+    (row,) = run(tmp_path, Full(), PROBLEMS[:1]).rows
+    assert (row.judgement.verdict, row.judgement.tags) == (Verdict.INFRA_ERROR, ())
+    assert "maximum context length" in row.judgement.reason
 
 
 def test_a_second_call_asks_only_for_what_is_missing(tmp_path: Path) -> None:
@@ -204,12 +236,17 @@ def test_the_command_prints_a_table_by_source_and_resumes(
 ) -> None:
     arguments = ("--model", "tiny-r1", "--out", "here", "--workers", "1")
     result, asked = command(*arguments)
-    assert result.exit_code == 0, result.output
+    assert str(result.exception).startswith("not final: own: 1 of 6 samples"), result.output
     assert len(asked) == 6
     lines = [re.split(r"\s*[│┃]\s*", line.strip("│┃ ")) for line in result.stdout.splitlines()]
-    assert ["one", "2", "1", "50.0 %", "9.5 to 90.5", "0", "0"] in lines
-    assert ["two", "4", "1", "0.0 %", "0.0 to 49.0", "1", "2"] in lines
-    assert ["all", "6", "1", "16.7 %", "3.0 to 56.4", "1", "2"] in lines
+    head, one, two, every = (next(r for r in lines if r[0] == name) for name in NAMES)
+    assert head == [
+        "problems", "samples", "pass@1", "95 % interval", "truncated", "no answer",
+        "unverifiable", "infra",
+    ]  # fmt: skip
+    assert one == ["one", "2", "1", "50.0 %", "9.5 to 90.5", "0", "0", "0", "0"]
+    assert two == ["two", "3", "1", "(0.0 %)", "not final", "25.0 %", "25.0 %", "25.0 %", "25.0 %"]
+    assert every[:5] == ["all", "5", "1", "(20.0 %)", "not final"]  # a sample got no answer
     result, asked = command(*arguments)
     assert [request.problem_id for request in asked] == ["d"]
 
@@ -220,23 +257,26 @@ def test_the_command_writes_scores_and_answers(
     result, _ = command("--json", "--out", "here", "--limit", "2", "--samples", "2")
     facts = json.loads(result.stdout)
     assert facts == json.loads((tmp_path / "here/scores.json").read_text())
-    assert facts["score"] == {
-        "pass@1": 0.5,
-        "n": 2,
-        "ci95": facts["score"]["ci95"],
-        "samples": 2,
-        "undecided": 0,
-        "truncated": 0,
-    }
+    score, where_from = facts["score"], facts["provenance"]
+    assert (score["final"], score["problems"], score["samples"]) == (True, 2, 4)
+    assert score["pass@1"]["value"] == score["cons@k"]["2"]["value"] == 0.5
+    assert facts["by_source"]["one"] == score
+    assert (where_from["suite"], where_from["rows"], where_from["samples"]) == ("own", 2, 2)
+    assert (where_from["judge"], where_from["policy"]["order"]) == (JUDGE, "any")
+    assert where_from["extra"]["rows_from"]["place"].endswith("own.jsonl")
+    assert where_from["extra"]["rows_from"]["rows"] == 6
     answers = [
         json.loads(line) for line in (tmp_path / "here/answers.jsonl").read_bytes().splitlines()
     ]
-    assert [(a["id"], a["sample"], a["verdict"], a["rule"]) for a in answers] == [
-        ("a", 0, "correct", "boxed"),
-        ("a", 1, "correct", "boxed"),
-        ("b", 0, "wrong", "boxed"),
-        ("b", 1, "wrong", "boxed"),
+    fields = ("id", "sample", "verdict", "answer_class", "suite")
+    assert [tuple(answer[name] for name in fields) for answer in answers] == [
+        ("a", 0, "correct", "right", "own"),
+        ("a", 1, "correct", "right", "own"),
+        ("b", 0, "wrong", "= 6", "own"),
+        ("b", 1, "wrong", "= 6", "own"),
     ]
+    outcomes = read_answers(tmp_path / "here").outcomes
+    assert summarise(outcomes).to_json() == facts["score"]
 
 
 def test_tiny_models_see_the_bare_statement_and_others_the_advice(

@@ -171,3 +171,31 @@ def test_a_missing_file_names_the_nearest(tmp_path: Path) -> None:
 def test_an_unknown_part_of_the_mapping_names_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(ProblemsError, match=r"problems.fields.anser: .* did you mean 'answer'"):
         load_problems(write(tmp_path, GOOD), fields={"anser": "x"})
+
+
+def test_tables_are_files_of_problems(tmp_path: Path) -> None:
+    text = '\ufeffid,Problem,Answer\n1,"a, ""b""\nand c?",4\n\n2,d?,5\n'
+    problems = load_problems(write(tmp_path, text, "own.csv"))
+    assert [(p.id, p.statement, p.answer) for p in problems] == [
+        ("1", 'a, "b"\nand c?', "4"),
+        ("2", "d?", "5"),
+    ]
+    tsv = "\tPrompt\tAnswer\n0\tWho?\tEliot\n"
+    problems = load_problems(write(tmp_path, tsv, "frames.tsv"))
+    assert [(p.id, p.statement, p.answer) for p in problems] == [("frames-2", "Who?", "Eliot")]
+    packed = gzip.compress(text.encode())
+    assert len(load_problems(write(tmp_path, packed, "own.csv.gz"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("problem,answer\na?,4,5\n", r"own.csv:2: more columns than the first line names \(2\)"),
+        ("problem,answer\na?\n", r"own.csv:2: answer must be text or a number, got null"),
+        ('problem,answer\n"a?,4\n', r"own.csv:\d: not a row of a table: unexpected end of data"),
+        ("question,gold answer\na?,4\n", r"own.csv:2: no answer .*'gold answer'"),
+    ],
+)
+def test_a_broken_table_is_named_by_line(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(ProblemsError, match=says):
+        load_problems(write(tmp_path, text, "own.csv"))

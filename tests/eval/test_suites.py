@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 from r1kit.eval.problems import ProblemsError
-from r1kit.eval.suites import PER_FAMILY, load_suite, suite_names
+from r1kit.eval.suites import load_suite, suite_names
+from r1kit.eval.suites.suite import Kind
+from r1kit.eval.suites.tiny import PER_FAMILY
 from r1kit.teacher.tiny.families import FAMILIES, generate
 
 
@@ -44,7 +46,7 @@ def test_one_family_and_a_file_are_suites(tmp_path: Path) -> None:
     ("name", "says"),
     [
         ("tinny", "did you mean 'tiny'"),
-        ("math500", r"neither a suite \(tiny, "),
+        ("math50o", r"neither a suite \(tiny, .*did you mean 'math500'"),
         ("absent.jsonl", "no such file"),
     ],
 )
@@ -62,3 +64,11 @@ def test_a_misspelled_family_gets_a_hint() -> None:
 def test_a_limit_below_one_is_refused() -> None:
     with pytest.raises(ProblemsError, match="limit must be at least 1, got 0"):
         load_suite("tiny", 0)
+
+
+def test_a_caller_that_can_judge_one_kind_refuses_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "own.jsonl"
+    path.write_text('{"question": "q", "choices": ["x", "y"], "answer": 0}\n')
+    assert len(load_suite(path)) == 1
+    with pytest.raises(ProblemsError, match="are judged as choice, and only math will do here"):
+        load_suite(path, kind=Kind.MATH)
