@@ -73,6 +73,8 @@ def test_greedy_is_told_from_everything_else(folder: Path, engine: TorchEngine) 
             seen += 1
             assert likelihood.continuation(context, letter).is_greedy
             assert not likelihood.continuation(context, "a" if letter != "a" else "b").is_greedy
+        if seen == 3:
+            break
     assert seen > 0
 
 
