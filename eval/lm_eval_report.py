@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -172,7 +171,7 @@ def _write(folder: Path, facts: dict[str, Any], result: LmEvalResult) -> None:
 
 
 def print_table(result: LmEvalResult, title: str) -> None:
-    """Print every metric of every task, groups last, and the notices."""
+    """Print every metric of every task, groups last, then the counts and the notices."""
     from rich.console import Console
     from rich.table import Table
 
@@ -180,34 +179,30 @@ def print_table(result: LmEvalResult, title: str) -> None:
     table.add_column("task")
     table.add_column("metric")
     for name in ("questions", "samples", "score", "95 % interval"):
-        table.add_column(name, justify="right")
-    for name in ("truncated", "no answer", "infra errors"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for score in result.scores:
         if score.is_group:
             table.add_section()
-        counts = (score.truncated, score.no_answer, score.infra_errors)
-        for place, metric in enumerate(score.metrics):
-            first = place == 0
-            shown = _spell(metric, score.n) if result.is_final else ("not final", "")
-            table.add_row(
-                score.task if first else "",
-                metric.name,
-                f"{score.n:,}" if first else "",
-                str(score.samples) if first else "",
-                *shown,
-                *(f"{count:,}" if first else "" for count in counts),
-            )
+        name, n, samples = score.task, f"{score.n:,}", str(score.samples)
+        for metric in score.metrics or (None,):
+            shown = _spell(metric, score.n) if metric and result.is_final else ("not final", "")
+            table.add_row(name, metric.name if metric else "", n, samples, *shown)
+            name = n = samples = ""
     Console(file=sys.stdout).print(table)
     for line in _notes(result):
         sys.stdout.write(f"{line}\n")
 
 
-def _notes(result: LmEvalResult) -> Sequence[str]:
-    versions = ", ".join(
-        f"{score.task} version {score.version}" for score in result.scores if not score.is_group
-    )
-    return (*result.notices, f"lm-eval {result.lm_eval_version}, {versions}")
+def _notes(result: LmEvalResult) -> list[str]:
+    """What stands below the table."""
+    tasks = [score for score in result.scores if not score.is_group]
+    counts = [
+        f"{score.task}: {score.truncated:,} truncated, {score.no_answer:,} without an answer, "
+        f"{score.infra_errors:,} infrastructure errors"
+        for score in tasks
+    ]
+    versions = ", ".join(f"{score.task} version {score.version}" for score in tasks)
+    return [*counts, *result.notices, f"lm-eval {result.lm_eval_version}, {versions}"]
 
 
 def _spell(metric: Metric, n: int) -> tuple[str, str]:
