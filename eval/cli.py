@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from . import table_cli
+
 if TYPE_CHECKING:
     from ..teacher.settings import EngineSettings
     from .evaluate import Evaluation
     from .prompt import PromptSettings
 
 app = typer.Typer(help="Score models on problems with known answers.", no_args_is_help=True)
+app.command("table")(table_cli.table)
 
 
 @app.callback()
