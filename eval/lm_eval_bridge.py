@@ -75,6 +75,9 @@ class Sampled:
         reply: what lm-eval was given; empty unless ANSWERED.
         completion_tokens: tokens written, thinking included.
         was_stopped: whether a stop string of the task cut the reply.
+        value: what the task's first metric makes of this sample alone; None where that is no
+            number, or nothing is known.
+        gold: the task's target, in words.
     """
 
     task: str
@@ -85,6 +88,8 @@ class Sampled:
     reply: str
     completion_tokens: int
     was_stopped: bool
+    value: float | None = None
+    gold: str = ""
 
 
 class EngineLM(LM):  # type: ignore[misc]  # lm-eval carries no types

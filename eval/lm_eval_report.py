@@ -4,14 +4,25 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any
 
 from .. import KitError
 from ..teacher.collect import Collected
 from ..teacher.engine import Engine, Sampling
 from ..teacher.ledger import Ledger
 from .lm_eval_run import FINAL_SHARE, PREFIX, R1_SAMPLING, LmEvalResult, Metric, run_lm_eval
-from .score import Z95, wilson
+from .score import wilson
+from .verdict import Verdict
+
+if TYPE_CHECKING:
+    from .lm_eval_bridge import Sampled
+
+Z95 = NormalDist().inv_cdf(0.975)
+"""The two-sided 95 % point of the normal distribution."""
+
+FINISH = {"truncated": "length", "infra_error": "error"}
+"""Outcome -> how answers.jsonl says why a reply ended, where that is not by itself."""
 
 SHARES = ("acc", "em", "exact_match", "f1", "pass@", "prompt_", "inst_")
 """Beginnings of the names of metrics that are shares, shown in percent."""
@@ -161,13 +172,35 @@ def _is_share(metric: Metric) -> bool:
 def _write(folder: Path, facts: dict[str, Any], result: LmEvalResult) -> None:
     """Write answers.jsonl and then scores.json, each whole."""
     answers = "".join(
-        json.dumps(asdict(sample), ensure_ascii=False) + "\n" for sample in result.sampled
+        json.dumps(_row(sample, facts["suite"]), ensure_ascii=False) + "\n"
+        for sample in result.sampled
     )
     scores = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
     for name, text in (("answers.jsonl", answers), ("scores.json", scores)):
         partial = folder / f"{name}.partial"
         partial.write_text(text, encoding="utf-8")
         partial.replace(folder / name)
+
+
+def _row(sample: "Sampled", suite: str) -> dict[str, Any]:
+    """One sample in the words of every answers.jsonl; one that is right in part has no verdict."""
+    verdict = {1.0: Verdict.CORRECT, 0.0: Verdict.WRONG, None: None}.get(sample.value)
+    if sample.outcome == "infra_error":
+        verdict = Verdict.INFRA_ERROR
+    return {
+        "id": f"{sample.task}/{sample.doc_id}",
+        "suite": suite,
+        "source": sample.task,
+        "sample": sample.index,
+        "gold": sample.gold,
+        "finish": FINISH.get(sample.outcome, "stop"),
+        "completion_tokens": sample.completion_tokens,
+        **({} if verdict is None else {"verdict": verdict}),
+        "extracted": sample.reply,
+        "outcome": sample.outcome,
+        "value": sample.value,
+        "key": sample.key,
+    }
 
 
 def print_table(result: LmEvalResult, title: str) -> None:

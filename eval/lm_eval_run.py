@@ -14,7 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -196,7 +196,7 @@ def run_lm_eval(
         engine.identity,
         sampling if writes else None,
         lm_eval.__version__,
-        tuple(lm.sampled),
+        tuple(_graded(loaded["tasks"], results["samples"], lm.sampled)),
         lm.collected,
     )
 
@@ -277,8 +277,7 @@ def _repeats(name: str, config: Mapping[str, Any], samples: int) -> dict[str, An
     from .lm_eval_bridge import LmEvalError
 
     filters = config.get("filter_list") or []
-    steps = [step for each in filters for step in each["filter"]]
-    if not any(step["function"] == "take_first_k" for step in steps):
+    if not _takes_all_repeats(filters):
         if samples == 1:
             return {}
         raise LmEvalError(
@@ -412,6 +411,39 @@ def _scores(loaded: Mapping[str, Any], results: Any, lm: "EngineLM") -> Iterator
                 0,
                 is_group=True,
             )
+
+
+def _graded(
+    tasks: Mapping[str, Any], rows: Mapping[str, Any], sampled: Sequence["Sampled"]
+) -> Iterator["Sampled"]:
+    """Every sample with what the task's first metric makes of it alone, and the target.
+
+    A question's row holds the metrics of all its samples together. Tasks that score all of them are
+    given each one again; of other tasks only the first one counts, and the row is about that.
+    """
+    scored = {(name, row["doc_id"]): row for name in rows for row in rows[name]}
+    docs = {(name, i.doc_id): i.doc for name, task in tasks.items() for i in task.instances}
+    for sample in sampled:
+        task, place = tasks[sample.task], (sample.task, sample.doc_id)
+        if sample.outcome == "infra_error":
+            metrics = {}
+        elif _takes_all_repeats(task.config.filter_list or []):
+            metrics = task.process_results(docs[place], [[sample.reply]])
+        else:
+            row = scored.get(place, {"metrics": []}) if sample.index == 0 else {"metrics": []}
+            metrics = {name: row[name] for name in row["metrics"]}
+        value = next(iter(metrics.values()), None)
+        yield replace(
+            sample,
+            value=float(value) if isinstance(value, int | float) else None,
+            gold=str(task.doc_to_target(docs[place])),
+        )
+
+
+def _takes_all_repeats(filters: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a task's scoring is given all replies to a question, as a list."""
+    steps = (step for each in filters for step in each["filter"])
+    return any(step["function"] == "take_first_k" for step in steps)
 
 
 def _blank_otherwise(lm: "EngineLM", task: str) -> int:

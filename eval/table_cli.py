@@ -28,7 +28,8 @@ def table(
     from .r1_table import facts_of, load_table, read_runs
 
     published = load_table()
-    measured, notices = [], [f"{runs}: nothing was measured yet"]
+    measured: list[Measured] = []
+    notices = [f"{runs}: nothing was measured yet"]
     if runs != DEFAULT_RUNS or runs.is_dir():
         measured, notices = read_runs(runs)
     if as_json:

@@ -484,11 +484,17 @@ def test_the_command_prints_its_table_and_writes_scores_and_answers(
     assert facts["tasks"]["say"]["version"] == "3"
     assert len(facts["tasks"]["say"]["sha256"]) == 64
     answers = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_bytes().splitlines()]
-    assert [(a["doc_id"], a["index"], a["outcome"], a["reply"]) for a in answers][3:6] == [
-        (1, 1, "answered", "6"),
-        (2, 0, "truncated", ""),
-        (2, 1, "truncated", ""),
+    assert [(a["id"], a["sample"], a["verdict"], a["finish"], a["extracted"]) for a in answers] == [
+        ("say/0", 0, "correct", "stop", "5"),
+        ("say/0", 1, "correct", "stop", "5"),
+        ("say/1", 0, "wrong", "stop", "6"),
+        ("say/1", 1, "wrong", "stop", "6"),
+        ("say/2", 0, "wrong", "length", ""),
+        ("say/2", 1, "wrong", "length", ""),
+        ("say/3", 0, "correct", "stop", "5"),
+        ("say/3", 1, "correct", "stop", "5"),
     ]
+    assert {(a["suite"], a["source"], a["gold"]) for a in answers} == {("lm_eval:say", "say", "5")}
 
 
 def test_a_score_that_is_not_final_is_not_printed(
@@ -498,7 +504,14 @@ def test_a_score_that_is_not_final_is_not_printed(
         command(Scripted(right=1), "right", "wrong")
     printed = capsys.readouterr().out
     assert "not final" in printed
-    assert "100.0 %" not in printed  # of the question that was answered
+    assert "0.0 %" not in printed  # of the question that was answered
+    lines = (tmp_path / "answers.jsonl").read_bytes().splitlines()
+    assert [json.loads(line)["verdict"] for line in lines] == [
+        "infra_error",
+        "correct",
+        "wrong",
+        "wrong",
+    ]
     assert json.loads((tmp_path / "scores.json").read_text())["is_final"] is False
 
 
