@@ -27,12 +27,16 @@ REPLIES = {
     "nothing": ("<think>\nhm\n</think>\n\n", "stop"),
     "stopped": ("<think>\nSTOP STOP\n</think>\n\n5STOP and 6", "stop"),
     "plain": ("5", "stop"),
+    "fifth": ("<think></think>5", "stop"),
     "also": ("<think></think>5", "stop"),
 }
 
 
 class Scripted:
-    """An engine that says what the prompt tells it to; `fails` counts down refusals by word."""
+    """An engine that says what the prompt tells it to; `fails` counts down refusals by word.
+
+    `fifth` is right in the fifth sample alone.
+    """
 
     identity = Identity("scripted", "parrot")
 
@@ -53,6 +57,8 @@ class Scripted:
                 yield Response(request, "", "here", 0.1, error="it broke")
                 continue
             text, finish = REPLIES[word]
+            if word == "fifth" and request.index != 4:
+                text = REPLIES["wrong"][0]
             body = {
                 "choices": [{"message": {"content": text}, "finish_reason": finish}],
                 "usage": {"prompt_tokens": 3, "completion_tokens": len(text)},
@@ -206,8 +212,9 @@ def test_repeats_are_samples_of_their_own(make: Callable[..., Path], tmp_path: P
 
 def test_samples_replaces_the_tasks_own_number(make: Callable[..., Path], tmp_path: Path) -> None:
     engine = Scripted()
-    score = run(tmp_path, engine, make("right", more=ALL_REPEATS), samples=5).score("say")
+    score = run(tmp_path, engine, make("fifth", more=ALL_REPEATS), samples=5).score("say")
     assert (score.samples, len(engine.asked)) == (5, 5)
+    assert value(score) == pytest.approx(1 / 5)
 
 
 def test_a_task_that_scores_one_answer_refuses_more(
@@ -233,6 +240,19 @@ def test_a_second_run_asks_nothing_again_and_more_samples_only_the_new_ones(
     other = Scripted()
     run(tmp_path, other, tasks, seed=1)
     assert len(other.asked) == 4
+
+
+def test_drawn_examples_are_drawn_alike_every_time(
+    make: Callable[..., Path], tmp_path: Path
+) -> None:
+    words = ["right", "wrong", "plain", "also", "cut"]
+    tasks = make(*words, more="num_fewshot: 2\nfewshot_split: test")
+    engine = Scripted()
+    run(tmp_path, engine, tasks)
+    assert {len(request.prompt.messages) for request in engine.asked} == {5}
+    again = Scripted()
+    run(tmp_path, again, tasks)
+    assert again.asked == []
 
 
 def test_a_killed_run_goes_on_where_it_stopped(make: Callable[..., Path], tmp_path: Path) -> None:

@@ -22,6 +22,10 @@ from r1kit.teacher.ledger import Ledger
 RIGHT, WRONG = "rightly", "wrongly"
 
 
+CUT = "cut off: "
+"""A reply that begins with this was cut off at the token limit."""
+
+
 class ByWord:
     """An engine that replies what stands for a word in the prompt."""
 
@@ -42,7 +46,7 @@ class ByWord:
                 "choices": [
                     {
                         "message": {"content": f"<think>\nAnswer: Z</think>{reply}"},
-                        "finish_reason": "stop",
+                        "finish_reason": "length" if reply.startswith(CUT) else "stop",
                     }
                 ]
             }
@@ -325,6 +329,16 @@ def test_no_task_finds_anything_in_an_empty_reply(
     assert [metric.value for metric in score.metrics] == [0.0] * len(case.metrics)
     assert score.no_answer == 4
     assert not any("do not quote" in notice for notice in result.notices)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.task)
+def test_a_reply_cut_off_is_truncated_and_nothing_else(
+    case: Case, tmp_path: Path, checkers: None
+) -> None:
+    replies = {RIGHT: case.right, WRONG: CUT + case.right}
+    score = run(tmp_path, case, ByWord(replies), samples=2).score(case.task)
+    assert score.metrics[0].value == 0.5
+    assert (score.truncated, score.no_answer) == (2, 0)
 
 
 def test_every_suite_has_a_case() -> None:
