@@ -2,10 +2,11 @@
 
 import typer
 
-from . import run_cli, verify_cli
+from . import run_cli, table_cli, verify_cli
 from .compare_cli import compare
 
 app = typer.Typer(help="Score models on problems with known answers.", no_args_is_help=True)
+app.command("table")(table_cli.table)
 
 
 @app.callback()

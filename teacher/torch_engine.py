@@ -25,6 +25,7 @@ import torch
 
 from .engine import EngineError, Finish, Identity, Request, Response
 from .lean.lane import Broke, Ended, Event, Job, Lane, Wrote, start_lanes
+from .lean.likelihood import Likelihood
 from .lean.load import load, locate, revision
 from .lean.text import PromptError, Stream
 
@@ -79,6 +80,7 @@ class TorchEngine:
             raise EngineError(f"batch_size must be at least 1, got {batch_size}")
         directory = locate(model)
         self._loaded = load(directory, max_length=max_length, dtype=dtype, device=device)
+        self._device = device
         self.path, self.max_length = self._loaded.path, self._loaded.max_length
         self._text = self._loaded.text
         name = name or (
@@ -145,6 +147,22 @@ class TorchEngine:
                     yield response
         finally:
             call.is_over = True
+
+    def likelihood(self) -> Likelihood:
+        """What tells how likely given text is, beside the lanes and for one thread.
+
+        Raises:
+            EngineError: the engine is closed.
+        """
+        if self._closed.is_set():
+            raise EngineError("the engine is closed")
+        return Likelihood(
+            self._loaded.new_decoder(1),
+            self._text,
+            max_length=self.max_length,
+            end_id=self._loaded.end_ids[0],
+            device=self._device,
+        )
 
     def _start(self) -> None:
         with self._lock:
