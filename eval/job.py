@@ -42,6 +42,7 @@ class Job:
     data_dir: Path | None = None
     accept_changed: bool = False
     judge: JudgeOptions | None = None
+    audit: float = 0.05
 
     @property
     def model(self) -> str:

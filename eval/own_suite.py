@@ -9,6 +9,7 @@ from ..teacher.engine import THINK_OPEN, Engine, Sampling
 from ..teacher.engines import check_engine
 from ..teacher.ledger import Ledger
 from .agreement import Agreement, load_labels, measure
+from .audit import AuditedJudge
 from .bars import Bars
 from .choice import ChoiceJudge
 from .classes import Classes, answer_classes
@@ -74,7 +75,12 @@ class OwnSuite:
             )
             classes = answer_classes(evaluation.rows, judge) if self._samples > 1 else Classes({})
             provenance = self._provenance(engine, judge)
-        made = report(evaluation, loaded.suite, job.model, provenance, classes, agreement, folder)
+        audit = judge.counts if isinstance(judge, AuditedJudge) else None
+        made = report(
+            evaluation, loaded.suite, job.model, provenance, classes, agreement, audit, folder
+        )
+        if isinstance(judge, AuditedJudge):
+            judge.write(folder)
         write(made, evaluation, classes)
         return made
 
@@ -105,15 +111,23 @@ class OwnSuite:
         if suite.kind is Kind.GYM:
             return GymJudge(job.workers), None
         if suite.kind is Kind.MATH:
-            return MathJudge(suite.policy, workers=job.workers), None
+            verifier = MathJudge(suite.policy, workers=job.workers)
+            if job.judge is None:
+                return verifier, None
+            return AuditedJudge(verifier, _open_model(job.judge, folder, stack), job.audit), None
         options = judge_of(self.name, job)
-        judge = ShortAnswerJudge(
-            stack.enter_context(open_checked(options.settings, "judge-")),
-            stack.enter_context(Ledger.open(folder / "judge.sqlite")),
-            sampling=Sampling(0.0, 1.0, options.max_tokens),
-            prefill=f"{THINK_OPEN}\n" if options.thinking else "",
-        )
+        judge = _open_model(options, folder, stack)
         return judge, measure(judge, load_labels(options.labels))
+
+
+def _open_model(options: JudgeOptions, folder: Path, stack: ExitStack) -> ShortAnswerJudge:
+    """A model that grades answers, its grades kept in the suite's folder."""
+    return ShortAnswerJudge(
+        stack.enter_context(open_checked(options.settings, "judge-")),
+        stack.enter_context(Ledger.open(folder / "judge.sqlite")),
+        sampling=Sampling(0.0, 1.0, options.max_tokens),
+        prefill=f"{THINK_OPEN}\n" if options.thinking else "",
+    )
 
 
 def judge_of(name: str, job: Job) -> JudgeOptions:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..teacher.engine import exceeds_context
 from .agreement import Agreement
+from .audit import DISAGREEMENTS, AuditCounts
 from .classes import Classes
 from .evaluate import Evaluation
 from .job import Headline, Report
@@ -92,6 +93,7 @@ def report(
     provenance: Provenance,
     classes: Classes,
     agreement: Agreement | None,
+    audit: AuditCounts | None,
     folder: Path,
 ) -> SuiteReport:
     """Put together what is known of one evaluation."""
@@ -119,6 +121,9 @@ def report(
     if agreement is not None:
         facts["judge_agreement"] = asdict(agreement)
         notes.append(spell_agreement(agreement))
+    if audit is not None:
+        facts["audit"] = asdict(audit)
+        notes.append(spell_audit(audit))
     cards = by_source if len(by_source) > 1 else {}
     return SuiteReport(
         suite.name,
@@ -205,6 +210,15 @@ def spell_agreement(agreement: Agreement) -> str:
         f"the judge agrees with {100 * agreement.value:.1f} % ({low} to {high}) of "
         f"{agreement.n} labelled answers, kappa {kappa}"
         + (f": {', '.join(wrong)}" if wrong else "")
+    )
+
+
+def spell_audit(audit: AuditCounts) -> str:
+    """What a second opinion said, in one line."""
+    return (
+        f"judge model: {audit.decided} of {audit.left_open} left open by the verifier decided; "
+        f"{audit.disagreements} disagreements on {audit.audited} others ({DISAGREEMENTS})"
+        + (f"; no grade for {audit.ungraded}" if audit.ungraded else "")
     )
 
 

@@ -72,7 +72,11 @@ def run(
         bool, typer.Option(help="open the thinking block, or force an answer without any")
     ] = True,
     judge_model: Annotated[
-        str | None, typer.Option(help="who grades short answers; named as --model is")
+        str | None,
+        typer.Option(
+            help="who grades short answers, and what the math verifier cannot decide; named as "
+            "--model is"
+        ),
     ] = None,
     judge_engine: Annotated[
         str, typer.Option(help="`torch` or `openai`; openai where --judge-base-url is given")
@@ -91,6 +95,15 @@ def run(
         Path | None,
         typer.Option(help="graded answers to hold the judge against; by default our own"),
     ] = None,
+    audit: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="share of the verifier's verdicts that --judge-model looks at as well; where they "
+            "disagree the verdict stands, and both opinions go into disagreements.jsonl",
+        ),
+    ] = 0.05,
     batch_size: Annotated[int, typer.Option(min=1, help="of the torch engine")] = 64,
     workers: Annotated[int, typer.Option(min=1, help="processes that compare answers")] = 2,
     out: Annotated[
@@ -141,6 +154,7 @@ def run(
             max_tokens=judge_max_tokens,
             labels=judge_labels,
         ),
+        audit=audit,
     )
     prepared = [prepare(name, job) for name in names]
     folders = folders_of([each.name for each in prepared], model, out)
