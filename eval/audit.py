@@ -1,11 +1,11 @@
 """A second opinion on the math verifier: another model looks at what it left open, and at samples.
 
 What the verifier calls UNVERIFIABLE is graded by the model, and its grade becomes the verdict,
-under the step `judge model`. Of all other answers a share is graded as well, drawn by their keys, so that
-the same ones are drawn each time; there the verifier's verdict stands, and every disagreement is
-kept, with both opinions, for people to look at. What a model says is an opinion: rule-based
-verifiers are nearly always right where they decide, and models can be talked into things
-(arXiv:2505.22203).
+under the step `judge model`. Of all other answers a share is graded as well, drawn by their keys,
+so that the same ones are drawn each time; there the verifier's verdict stands, and every
+disagreement is kept, with both opinions, for people to look at. What a model
+says is an opinion: rule-based verifiers are nearly always right where they decide, and models can
+be talked into things (arXiv:2505.22203).
 """
 
 import json

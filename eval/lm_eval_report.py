@@ -1,21 +1,19 @@
 """What an lm-eval suite leaves: scores.json, answers.jsonl, and a table on the terminal."""
 
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
-from .. import KitError
 from ..teacher.collect import Collected
-from ..teacher.engine import Engine, Sampling
-from ..teacher.ledger import Ledger
-from .lm_eval_run import FINAL_SHARE, PREFIX, R1_SAMPLING, LmEvalResult, Metric, run_lm_eval
+from .lm_eval_run import FINAL_SHARE, PREFIX, LmEvalResult, Metric
 from .score import wilson
 from .verdict import Verdict
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from .lm_eval_bridge import Sampled
 
 Z95 = NormalDist().inv_cdf(0.975)
@@ -28,68 +26,10 @@ SHARES = ("acc", "em", "exact_match", "f1", "pass@", "prompt_", "inst_")
 """Beginnings of the names of metrics that are shares, shown in percent."""
 
 
-def run_lm_eval_command(
-    task: str,
-    engine: Engine,
-    *,
-    model: str,
-    folder: Path,
-    sampling: Sampling | None = R1_SAMPLING,
-    samples: int | None = None,
-    limit: int | None = None,
-    seed: int = 0,
-    thinking: bool = True,
-    data_dir: Path | None = None,
-    include_path: Path | None = None,
-    as_json: bool = False,
-    progress: Any = None,
-) -> dict[str, Any]:
-    """Run one suite `lm_eval:TASK`: answers into the folder's ledger, scores beside it and printed.
-
-    Args:
-        task: with or without `lm_eval:` in front.
-        engine: who answers, opened; it is not closed.
-        model: its name, for people.
-        folder: a directory that is there; traces.sqlite, answers.jsonl and scores.json go into it.
-        as_json: print what scores.json holds instead of the table.
-
-    The others are those of `run_lm_eval`.
-
-    Returns:
-        What scores.json holds.
-
-    Raises:
-        KitError: as `run_lm_eval`; and where too many samples have no answer, after everything is
-            written and printed.
-    """
-    name = task.removeprefix(PREFIX)
-    with Ledger.open(folder / "traces.sqlite") as ledger:
-        result = run_lm_eval(
-            engine,
-            ledger,
-            [name],
-            include_path=include_path,
-            data_dir=data_dir,
-            samples=samples,
-            limit=limit,
-            seed=seed,
-            sampling=sampling,
-            thinking=thinking,
-            progress=progress,
-        )
-    facts = facts_of(result, name, model, seed=seed, limit=limit, thinking=thinking)
-    _write(folder, facts, result)
-    if as_json:
-        sys.stdout.write(json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
-    else:
-        print_table(result, f"{model} on {PREFIX}{name}")
-        sys.stdout.write(f"answers and scores: {folder}\n")
-    if not result.is_final:
-        raise KitError(_not_final(result, name))
-    return facts
-
-
-def _not_final(result: LmEvalResult, name: str) -> str:
+def not_final(result: LmEvalResult, name: str) -> str:
+    """Why there is no final score; empty where there is one."""
+    if result.is_final:
+        return ""
     failed = sum(score.infra_errors for score in result.scores if not score.is_group)
     why = result.collected.last_error if result.collected else None
     return (
@@ -169,7 +109,7 @@ def _is_share(metric: Metric) -> bool:
     return metric.name.startswith(SHARES) and 0 <= metric.value <= 1
 
 
-def _write(folder: Path, facts: dict[str, Any], result: LmEvalResult) -> None:
+def write_result(folder: Path, facts: dict[str, Any], result: LmEvalResult) -> None:
     """Write answers.jsonl and then scores.json, each whole."""
     answers = "".join(
         json.dumps(_row(sample, facts["suite"]), ensure_ascii=False) + "\n"
@@ -203,9 +143,8 @@ def _row(sample: "Sampled", suite: str) -> dict[str, Any]:
     }
 
 
-def print_table(result: LmEvalResult, title: str) -> None:
+def print_table(console: "Console", result: LmEvalResult, title: str) -> None:
     """Print every metric of every task, groups last, then the counts and the notices."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title=title)
@@ -218,12 +157,14 @@ def print_table(result: LmEvalResult, title: str) -> None:
             table.add_section()
         name, n, samples = score.task, f"{score.n:,}", str(score.samples)
         for metric in score.metrics or (None,):
-            shown = _spell(metric, score.n) if metric and result.is_final else ("not final", "")
+            shown = ("not final", "")
+            if metric and result.is_final:
+                shown = spell_metric(metric, score.n)
             table.add_row(name, metric.name if metric else "", n, samples, *shown)
             name = n = samples = ""
-    Console(file=sys.stdout).print(table)
+    console.print(table)
     for line in _notes(result):
-        sys.stdout.write(f"{line}\n")
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _notes(result: LmEvalResult) -> list[str]:
@@ -238,7 +179,7 @@ def _notes(result: LmEvalResult) -> list[str]:
     return [*counts, *result.notices, f"lm-eval {result.lm_eval_version}, {versions}"]
 
 
-def _spell(metric: Metric, n: int) -> tuple[str, str]:
+def spell_metric(metric: Metric, n: int) -> tuple[str, str]:
     """Value and interval; shares in percent."""
     interval = interval_of(metric, n)
     if _is_share(metric):

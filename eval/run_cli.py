@@ -16,7 +16,7 @@ def run(
         typer.Option(
             help="one or several with commas: `tiny`, `tiny/FAMILY`, `aime24`, `aime25`, "
             "`math500`, `gsm8k`, `cnmo24`, `gpqa`, `simpleqa`, `chinese_simpleqa`, `frames`, "
-            "`gym:TASK`, `short:FILE`, or a file of problems"
+            "`gym:TASK`, `short:FILE`, `lm_eval:TASK`, or a file of problems"
         ),
     ] = "tiny",
     model: Annotated[
@@ -176,6 +176,12 @@ def prepare(name: str, job: "Job") -> "Prepared":
     Raises:
         KitError: there is no such suite, or it cannot be asked like this.
     """
+    from .lm_eval_run import PREFIX
+
+    if name.startswith(PREFIX):
+        from .lm_eval_suite import LmEvalSuite
+
+        return LmEvalSuite(name, job)
     from .own_suite import OwnSuite
 
     return OwnSuite(name, job)

@@ -532,11 +532,17 @@ def _unknown_function(node: Apply, point: Point) -> Value:
     parts = [str(node.info)]
     for arg in node.args:
         given = value(arg, point)
-        if not (given == 0 or 1 / HUGE < abs(given) < HUGE):
+        if not _is_written_out(given):
             raise Unknown("a function of a huge or tiny number")
         parts.append(str(given) if isinstance(given, fmpq) else given.str(20, radius=False))
     digest = hashlib.sha256("|".join(parts).encode()).digest()
     return fmpq(int.from_bytes(digest[:5]) + 1, 2**39)
+
+
+def _is_written_out(given: Value) -> bool:
+    """Whether a value's digits can be written out: it is zero, or neither huge nor tiny."""
+    size = abs(ball(given))
+    return bool(given == 0 or (size < HUGE and size * HUGE > 1))
 
 
 def _determinant(node: Apply, point: Point) -> Value:

@@ -468,18 +468,20 @@ def test_without_the_extra_the_command_says_how_to_get_it(
 
 @pytest.fixture
 def command(make: Callable[..., Path], tmp_path: Path) -> Callable[..., dict[str, Any]]:
-    """Run the command's function; returns what scores.json holds."""
-    from r1kit.eval.lm_eval_report import run_lm_eval_command
+    """Run the suite and print it; returns what scores.json holds."""
+    from r1kit.eval.job import Job
+    from r1kit.eval.lm_eval_suite import LmEvalSuite
+    from r1kit.eval.results import show
+    from r1kit.teacher.engine import Sampling
+    from r1kit.teacher.settings import EngineSettings
 
-    def call(engine: Scripted, *words: str, **more: Any) -> dict[str, Any]:
-        run_lm_eval_command(
-            "lm_eval:say",
-            engine,
-            model="parrot",
-            folder=tmp_path,
-            include_path=make(*words, more=ALL_REPEATS),
-            **more,
-        )
+    def call(engine: Scripted, *words: str) -> dict[str, Any]:
+        job = Job(EngineSettings(model="parrot"), Sampling())
+        include_path = make(*words, more=ALL_REPEATS)
+        made = LmEvalSuite("lm_eval:say", job, include_path).run(engine, tmp_path)
+        show([made], as_json=False)
+        if made.not_final:
+            raise KitError(made.not_final)
         found: dict[str, Any] = json.loads((tmp_path / "scores.json").read_text())
         return found
 
