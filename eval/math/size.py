@@ -81,4 +81,4 @@ def _power(base: float, exponent: float) -> float:
     """log2 of (2**base) ** (2**exponent)."""
     if exponent > 30:
         return math.inf
-    return (base + 1) * 2.0**exponent
+    return (base + 1) * math.exp2(exponent)

@@ -6,7 +6,8 @@ formula of each common kind; workers that are forked afterwards inherit the tabl
 in fork servers only.
 """
 
-from .slow import latex2sympy as read_latex
+from latex2sympy2_extended import latex2sympy
+
 from .slow import simplified, tree_of
 
 FORMULAS = (
@@ -22,4 +23,4 @@ FORMULAS = (
 )
 
 for formula in FORMULAS:
-    tree_of(simplified(read_latex(formula)))
+    tree_of(simplified(latex2sympy(formula)))
