@@ -223,7 +223,7 @@ def _bare(tail: str) -> str:
     """The reply itself where it is no sentence: a formula, a few words, or code."""
     if len(tail) > LINE and "\\begin" not in tail:
         return ""
-    if BOX.search(tail) or len(tail) > MAX_LENGTH:
+    if BOX.search(tail) or len(tail) > MAX_LENGTH or not SAYS_SOMETHING.search(tail):
         return ""
     if PHRASE.search(tail) and "\\text" not in tail:
         return ""
@@ -239,6 +239,7 @@ def _bare(tail: str) -> str:
     return tail.strip("*").strip() if few or CODE.search(tail) else ""
 
 
+SAYS_SOMETHING = re.compile(r"[^\W_]|[∅∞√]")
 SENTENCE = re.compile(r"\b(?:is|are|was|equals|gives|get|so|thus|hence|therefore)\b", re.IGNORECASE)
 LABELLED = re.compile(r"[^\W\d_]+\s*:\s")
 
