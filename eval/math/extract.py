@@ -239,7 +239,7 @@ def _bare(tail: str) -> str:
     return tail.strip("*").strip() if few or CODE.search(tail) else ""
 
 
-SAYS_SOMETHING = re.compile(r"[^\W_]|[∅∞√]")
+SAYS_SOMETHING = re.compile(r"[^\W_]|[∅∞√]|\{\s*\\?\}")
 SENTENCE = re.compile(r"\b(?:is|are|was|equals|gives|get|so|thus|hence|therefore)\b", re.IGNORECASE)
 LABELLED = re.compile(r"[^\W\d_]+\s*:\s")
 

@@ -9,10 +9,12 @@ a decimal, `1/2x` a half of x or one over 2x.
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 from .lexer import KNOWN, Unreadable, spelled
 from .numerals import number_in_words
 from .parser import number, parse
+from .polynomials import resolved
 from .tree import Apply, Node, Number
 from .units import mark_units, parse_unit
 
@@ -226,16 +228,24 @@ def words_of(tidy: str) -> str:
 
 
 def is_prose(tidy: str) -> bool:
-    """Whether words stand in the text that no formula has."""
+    """Whether words stand in the text that no formula has: a long one, or two side by side."""
     bare = COMMANDS.sub(" ", INDEX.sub(" ", TEXT_COMMAND.sub(" ", tidy)))
-    short = 0
-    for run in WORD_RUN.findall(bare):
-        if run in KNOWN or run.lower() in KNOWN or run.isupper() or len(run) < 2:
-            continue
-        short += run.islower()
-        if len(run) >= 4 or short >= 2:
+    if any(len(run) >= 4 and _is_word(run) for run in WORD_RUN.findall(bare)):
+        return True
+    pieces = bare.split()
+    for one, other in pairwise(pieces):
+        if APART.fullmatch(one) and APART.fullmatch(other) and _is_word(one) and _is_word(other):
             return True
     return False
+
+
+APART = re.compile(r"[^\W\d_]{2,}(?:['’][^\W\d_]+)?,?")
+"""A word with nothing of a formula at it."""
+
+
+def _is_word(run: str) -> bool:
+    run = run.rstrip(",")
+    return run not in KNOWN and run.lower() not in KNOWN and not run.isupper()
 
 
 @lru_cache(maxsize=4096)
@@ -319,7 +329,7 @@ def _formulas(text: str) -> tuple[Node, ...]:
         tight = parse(text, tight=True)
         if tight != trees[0]:
             trees.append(tight)
-    return tuple(trees)
+    return tuple(resolved(tree) for tree in trees)
 
 
 def choice_of(text: str) -> str:
