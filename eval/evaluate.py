@@ -140,7 +140,7 @@ def evaluate(
             {r.key(engine.identity): (problem, index) for problem, index, r in asked},
         )
         collected = desk.collect(engine, ledger, [request for *_, request in asked], progress)
-        judgements = live.finish()
+        judgements = live.finish(again=collected.answered > 0)
     for key, error in desk.unanswered(ledger).items():
         judgements[key] = _unanswered(error)
     rows = tuple(desk.row(key, judgements[key]) for key in desk.samples)

@@ -77,8 +77,12 @@ class LiveJudge:
         """Hand in an answer, with its judgement where it needs no judge."""
         self._waiting.put(_Item(answered, judgement, truncated))
 
-    def finish(self) -> dict[str, Judgement]:
+    def finish(self, *, again: bool = True) -> dict[str, Judgement]:
         """Wait until all that was handed in is judged; key -> judgement.
+
+        Args:
+            again: judge once more what stayed undecided. Where nothing else was busy meanwhile, it
+                would come out alike.
 
         Raises:
             Exception: what the judge raised.
@@ -87,7 +91,7 @@ class LiveJudge:
         self._thread.join()
         if self._failure is not None:
             raise self._failure
-        if self._undecided:
+        if self._undecided and again:
             self._judgements.update(self._judge.judge(self._undecided))
         return self._judgements
 

@@ -102,6 +102,23 @@ def test_only_what_stayed_undecided_is_judged_again_at_the_end() -> None:
     assert judge.batches[-1] == ["1", "2"]
 
 
+def test_a_run_that_asked_nothing_judges_once(tmp_path: Path, engine_of) -> None:
+    class Noting(MathJudge):
+        def judge(self, answers: Sequence[Answered]) -> Iterator[tuple[str, Judgement]]:
+            batches.append(len(answers))
+            for one in answers:
+                yield one.key, Judgement(Verdict.UNVERIFIABLE, "", Rule.NONE, "noted")
+
+    counts = []
+    with Ledger.open(tmp_path / "t.sqlite") as ledger:
+        for _ in range(2):
+            batches: list[int] = []
+            engine = engine_of(lambda r: "<think>\n</think>1")
+            evaluate(engine, PROBLEMS, ledger, sampling=Sampling(), judge=Noting())
+            counts.append(sum(batches))
+    assert counts == [12, 6]
+
+
 def test_a_judge_that_raises_is_heard(tmp_path: Path, engine_of) -> None:
     class Broken(MathJudge):
         def judge(self, answers: Sequence[Answered]) -> Iterator[tuple[str, Judgement]]:
