@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from ..verdict import Verdict
 from .policy import MathPolicy
-from .reading import SYNONYMS, Reading, choice_of, is_number, read, spelling_key
+from .reading import SYNONYMS, WORDS, Reading, choice_of, is_number, read, spelling_key
 from .size import is_tame
 from .tree import Symbol
 from .typed import Comparison, Same
@@ -70,8 +70,10 @@ def decide(
         same = rule(gold, answer, want, got)
         if same is not None:
             return _decision(same)
-    if "words" in (want.reason, got.reason):
-        return Decision(Verdict.UNVERIFIABLE, "words that no reader of formulas knows", "words")
+    for reading in (want, got):
+        if reading.is_hopeless:
+            step = "words" if reading.reason == WORDS else "limit"
+            return Decision(Verdict.UNVERIFIABLE, reading.reason, step)
     if not want.formulas or not got.formulas:
         return None
     if not all(is_tame(tree) for tree in (*want.formulas, *got.formulas)):

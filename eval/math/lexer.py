@@ -5,6 +5,7 @@ colours) is dropped here, and signs that are written in several ways get one spe
 """
 
 import re
+import unicodedata
 from dataclasses import dataclass
 
 MAX_TOKENS = 3000
@@ -12,6 +13,10 @@ MAX_TOKENS = 3000
 
 class Unreadable(ValueError):
     """The text is not a formula that this reader knows. The message says what stood in the way."""
+
+
+class OutOfBounds(Unreadable):
+    """The text is too long or too deep for any reader."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,9 @@ SIGNS = {
 """Typographic, full-width and mathematical characters, as ASCII or LaTeX."""
 
 TABLE = str.maketrans(SIGNS)
+DIGITS = re.compile(r"[^\D0-9]")
+"""Decimal digits of other scripts."""
+
 SUPER_RUN = re.compile("[" + "".join(SUPERSCRIPTS) + "]+")
 SUB_RUN = re.compile("[" + "".join(SUBSCRIPTS) + "]+")
 
@@ -138,7 +146,8 @@ def spelled(text: str) -> str:
         return text
     text = SUPER_RUN.sub(lambda m: "^{" + "".join(SUPERSCRIPTS[c] for c in m[0]) + "}", text)
     text = SUB_RUN.sub(lambda m: "_{" + "".join(SUBSCRIPTS[c] for c in m[0]) + "}", text)
-    return text.translate(TABLE)
+    text = text.translate(TABLE)
+    return DIGITS.sub(lambda m: str(unicodedata.decimal(m[0])), text)
 
 
 def tokenize(text: str) -> list[Token]:
@@ -168,7 +177,7 @@ def tokenize(text: str) -> list[Token]:
             _sign(kind, spelling, spaced, tokens)
         spaced = False
         if len(tokens) > MAX_TOKENS:
-            raise Unreadable(f"over {MAX_TOKENS:,} tokens")
+            raise OutOfBounds(f"over {MAX_TOKENS:,} tokens")
     tokens.append(Token("end", ""))
     return tokens
 

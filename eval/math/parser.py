@@ -13,7 +13,7 @@ import re
 
 from flint import fmpq, fmpz
 
-from .lexer import FUNCTIONS, Token, Unreadable, tokenize
+from .lexer import FUNCTIONS, OutOfBounds, Token, Unreadable, tokenize
 from .numerals import number_in_words
 from .tree import Apply, Node, Number, Symbol, has_symbol, rename, symbols
 
@@ -137,7 +137,7 @@ class _Parser:
     def _deeper(self) -> None:
         self.depth += 1
         if self.depth > MAX_DEPTH:
-            raise Unreadable(f"nested deeper than {MAX_DEPTH}")
+            raise OutOfBounds(f"nested deeper than {MAX_DEPTH}")
 
     # -- lists and relations -------------------------------------------------------------------
 
@@ -862,7 +862,7 @@ def number(written: str) -> Number:
     exponent = int(power or 0) - len(behind)
     digits = (whole + behind) or "0"
     if len(digits) > MAX_DIGITS or abs(exponent) > MAX_POWER_OF_TEN:
-        raise Unreadable("a number of too many digits")
+        raise OutOfBounds("a number of too many digits")
     value = fmpq(fmpz(digits))
     scale = fmpz(10) ** abs(exponent)
     value = value * scale if exponent >= 0 else value / scale

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
-from .lexer import KNOWN, Unreadable, spelled
+from .lexer import KNOWN, OutOfBounds, Unreadable, spelled
 from .numerals import number_in_words
 from .parser import number, parse
 from .polynomials import resolved
@@ -88,6 +88,7 @@ CHOICE = re.compile(
     re.DOTALL,
 )
 MAX_LENGTH = 2000
+WORDS = "words that no reader of formulas knows"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,8 @@ class Reading:
     words: str
     formulas: tuple[Node, ...]
     reason: str = ""
+    is_hopeless: bool = False
+    """Whether no other reader need try: it is too long or too deep, or prose."""
 
 
 @lru_cache(maxsize=4096)
@@ -261,18 +264,20 @@ def read(text: str) -> Reading:
     if words in AS_FORMULA:
         return Reading(tidy, key, words, (parse(AS_FORMULA[words]),))
     if len(tidy) > MAX_LENGTH:
-        return Reading(tidy, key, words, (), f"over {MAX_LENGTH:,} characters")
+        return Reading(tidy, key, words, (), f"over {MAX_LENGTH:,} characters", True)
     marked = mark_units(tidy)
     if is_prose(marked):
-        return Reading(tidy, key, words, (), "words")
+        return Reading(tidy, key, words, (), WORDS, True)
     try:
         formulas = _formulas(marked)
+    except OutOfBounds as error:
+        return Reading(tidy, key, words, (), str(error), True)
     except Unreadable as error:
         return Reading(tidy, key, words, (), str(error))
-    except RecursionError:
-        return Reading(tidy, key, words, (), "nested too deeply")
+    except Exception as error:  # noqa: BLE001 - a fault here costs one answer, not the run
+        return Reading(tidy, key, words, (), f"the reader failed: {type(error).__name__}")
     if all(isinstance(tree, Apply) and tree.head == "text" for tree in formulas):
-        return Reading(tidy, key, words, (), "words")
+        return Reading(tidy, key, words, (), WORDS, True)
     return Reading(tidy, key, words, formulas)
 
 

@@ -31,6 +31,9 @@ busy machine."""
 QUICK_S = 1.5
 """For what needs no worker. The slowest took 0.06 s on an idle core (2026-11)."""
 
+ENDLESS = r"\prod_{k=1}^{2000} k^k"
+"""A worker writes out its digits until it is killed."""
+
 RIGHT = r"\lim_{x\to 0}\frac{\sin 3x}{x}"
 """Is 3, and a worker has to find that out."""
 
@@ -429,8 +432,9 @@ def test_a_gathered_crowd_may_judge_at_once_and_the_loop_goes_on(verifier: MathV
                 beats += 1
 
         heart = asyncio.create_task(beat())
-        asked = (verifier.averify(pred, gold) for pred, gold, _ in MIXED * 3)
-        judged = await asyncio.gather(*asked)
+        asked = [verifier.averify(pred, gold) for pred, gold, _ in MIXED * 3]
+        endless = verifier.averify(ENDLESS, GOLD)
+        *judged, _ = await asyncio.gather(*asked, endless)
         heart.cancel()
         return judged, beats
 
