@@ -22,7 +22,7 @@ from r1kit.eval.verdict import Verdict
 GOLD = "31337"
 """Occurs in no hostile text."""
 
-TIMEOUT_S = 1.0
+TIMEOUT_S = 0.25
 
 BOUND_S = 2 * TIMEOUT_S + 4
 """A comparison that is killed is tried a second time; the rest is for starting two workers on a
@@ -40,11 +40,16 @@ RIGHT = r"\lim_{x\to 0}\frac{\sin 3x}{x}"
 
 @pytest.fixture(scope="module")
 def verifier() -> Iterator[MathVerifier]:
-    """One verifier for all, whose worker has started."""
+    """One verifier of little patience for all, whose workers have something to start from."""
     with MathVerifier(timeout_s=TIMEOUT_S) as opened:
-        give_up = time.monotonic() + 60
-        while opened.verify(RIGHT, "3").verdict is not Verdict.CORRECT:
-            assert time.monotonic() < give_up, "no worker compares anything within its limit"
+        opened.verify(RIGHT, "3")
+        yield opened
+
+
+@pytest.fixture
+def patient() -> Iterator[MathVerifier]:
+    """A verifier that leaves its workers the time for what they can do, also on a busy machine."""
+    with MathVerifier(timeout_s=2.0) as opened:
         yield opened
 
 
@@ -56,13 +61,6 @@ def judge(verifier: MathVerifier, pred: str, gold: str, within_s: float) -> Judg
     assert judgement.verdict in (Verdict.WRONG, Verdict.UNVERIFIABLE), judgement
     assert took_s < within_s, f"{took_s:.2f} s, by the step {judgement.step!r}"
     return judgement
-
-
-def still_works(verifier: MathVerifier) -> bool:
-    """Whether pairs are judged as ever, with a worker and without."""
-    quick = verifier.verify("2/4", r"\frac12").verdict
-    slow = [verifier.verify(RIGHT, "3").verdict for _ in range(3)]  # a busy machine may kill one
-    return quick is Verdict.CORRECT and Verdict.CORRECT in slow
 
 
 NUMBERS = {
@@ -107,9 +105,8 @@ NUMBERS = {
 
 @pytest.mark.parametrize("name", NUMBERS)
 def test_no_number_is_too_large_for_the_limit(verifier: MathVerifier, name: str) -> None:
-    judge(verifier, NUMBERS[name], GOLD, BOUND_S)
-    judge(verifier, f"\\boxed{{{NUMBERS[name]}}}", "x+1", BOUND_S)
-    judge(verifier, GOLD, NUMBERS[name], BOUND_S)
+    judge(verifier, f"\\boxed{{{NUMBERS[name]}}}", GOLD, BOUND_S)
+    judge(verifier, "x+1", NUMBERS[name], BOUND_S)
 
 
 NESTED = {
@@ -384,44 +381,42 @@ def test_no_answer_is_run_by_the_judge_or_its_workers(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("hostile", ["10^{10^{10^{10}}}", "((((9!)!)!)!)!"])
-def test_after_a_worker_was_killed_the_next_pairs_are_judged(hostile: str) -> None:
-    with MathVerifier(timeout_s=TIMEOUT_S) as verifier:
-        for _ in range(2):
-            judge(verifier, hostile, "x+1", 60)
-            assert still_works(verifier)
+def test_after_a_worker_was_killed_the_next_pairs_are_judged(patient: MathVerifier) -> None:
+    killed = judge(patient, ENDLESS, GOLD, 60)
+    assert (killed.step, killed.verdict) == ("limit", Verdict.UNVERIFIABLE)
+    assert patient.verify("2/4", r"\frac12").verdict is Verdict.CORRECT
+    assert patient.verify(RIGHT, "3").verdict is Verdict.CORRECT
 
 
 MIXED = (
-    ("9^{9^{9^{9}}}", GOLD, {Verdict.UNVERIFIABLE, Verdict.WRONG}),
+    (ENDLESS, GOLD, {Verdict.UNVERIFIABLE, Verdict.WRONG}),
     ("__import__('os').system('touch marker')", GOLD, {Verdict.UNVERIFIABLE, Verdict.WRONG}),
     ("{" * 100_000, GOLD, {Verdict.UNVERIFIABLE, Verdict.WRONG}),
     ("0.5", r"\frac12", {Verdict.CORRECT}),
     ("(x+1)^2", "x^2+2x+1", {Verdict.CORRECT}),
     ("x+1", "x+2", {Verdict.WRONG}),
     (r"\{2,1\}", r"\{1,2\}", {Verdict.CORRECT}),
-    (RIGHT, "4", {Verdict.UNVERIFIABLE, Verdict.WRONG}),
+    (RIGHT, "3", {Verdict.CORRECT}),
+    (RIGHT, "4", {Verdict.WRONG}),
 )
 
 
-def test_eight_threads_may_judge_at_once(verifier: MathVerifier) -> None:
-    asked = MIXED * 4
+def test_eight_threads_may_judge_at_once(patient: MathVerifier) -> None:
+    asked = MIXED * 2
     ready = threading.Barrier(8)
 
     def worker(start: int) -> list[bool]:
         ready.wait(timeout=30)
         return [
-            verifier.verify(pred, gold).verdict in allowed
-            for pred, gold, allowed in asked[start::8]
+            patient.verify(pred, gold).verdict in allowed for pred, gold, allowed in asked[start::8]
         ]
 
     with ThreadPoolExecutor(8) as threads:
         right = [each for found in threads.map(worker, range(8)) for each in found]
     assert right == [True] * len(asked)
-    assert still_works(verifier)
 
 
-def test_a_gathered_crowd_may_judge_at_once_and_the_loop_goes_on(verifier: MathVerifier) -> None:
+def test_a_gathered_crowd_may_judge_at_once_and_the_loop_goes_on(patient: MathVerifier) -> None:
     async def ask_all() -> tuple[list[Judgement], int]:
         beats = 0
 
@@ -432,14 +427,13 @@ def test_a_gathered_crowd_may_judge_at_once_and_the_loop_goes_on(verifier: MathV
                 beats += 1
 
         heart = asyncio.create_task(beat())
-        asked = [verifier.averify(pred, gold) for pred, gold, _ in MIXED * 3]
-        endless = verifier.averify(ENDLESS, GOLD)
-        *judged, _ = await asyncio.gather(*asked, endless)
+        asked = [patient.averify(pred, gold) for pred, gold, _ in MIXED * 2]
+        judged = await asyncio.gather(*asked)
         heart.cancel()
         return judged, beats
 
     judged, beats = asyncio.run(ask_all())
-    wanted = [allowed for *_, allowed in MIXED * 3]
+    wanted = [allowed for *_, allowed in MIXED * 2]
     assert [j.verdict in w for j, w in zip(judged, wanted, strict=True)] == [True] * len(wanted)
     assert beats > 10
 
