@@ -62,15 +62,20 @@ def verify(
     pairs = read_pairs(file)
     began = time.perf_counter()
     judged: list[Judged] = []
-    with _lines_to(out) as write, _progress(len(pairs)) as advance:
-        for each in judge_pairs(
-            pairs, settings, workers=workers, timeout_s=timeout, on_judged=advance
-        ):
-            judged.append(each)
-            line = as_line(verdict_row(each))
-            write(line)
-            if as_json:
-                typer.echo(line)
+    try:
+        with _lines_to(out) as write, _progress(len(pairs)) as advance:
+            for each in judge_pairs(
+                pairs, settings, workers=workers, timeout_s=timeout, on_judged=advance
+            ):
+                judged.append(each)
+                line = as_line(verdict_row(each))
+                write(line)
+                if as_json:
+                    typer.echo(line)
+    except KeyboardInterrupt:
+        unwritten = "" if out is None else f"; {out} was not written"
+        typer.echo(f"r1kit: interrupted after {len(judged)} pairs{unwritten}", err=True)
+        raise typer.Exit(130) from None
     _print_summary(
         summarise(judged, time.perf_counter() - began), judged, to_stderr=as_json, out=out
     )

@@ -14,7 +14,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -228,10 +228,11 @@ def judge_pairs(
             return
         threads = ThreadPoolExecutor(workers)
         try:
-            futures: list[Future[Judged]] = [threads.submit(judge, pair) for pair in pairs]
+            futures = [threads.submit(judge, pair) for pair in pairs]
             for future in futures:
                 yield future.result()
         finally:
+            opened.close()  # first, so that no thread goes on waiting for a worker
             threads.shutdown(cancel_futures=True)
 
 
