@@ -221,6 +221,7 @@ def test_no_setting_lets_exact_numbers_be_nearly_equal(
         ("A round table seats eight. How many ways are there?", False),
         ("Write 0.25 as a fraction in lowest terms.", False),
         ("What is the probability that a round is won?", False),
+        ("Which common fraction is the recurring decimal 0.666...?", False),
     ],
 )
 def test_what_asks_for_rounding_and_what_does_not(
