@@ -331,11 +331,13 @@ def _print_comparison(comparison: "Comparison") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    agreement = Table("file, judge", title="agreement with what is expected, in %")
-    speed = Table("file, judge", title="milliseconds for one pair, one process each")
+    agreement = Table(title="agreement with what is expected, in %")
+    speed = Table(title="milliseconds for one pair, one process each")
+    for table in (agreement, speed):
+        table.add_column("file, judge", no_wrap=True, max_width=17)
     for name in ("pairs", "agree", "false\n+", "false\n-", "un-\ndecided", "time-\nouts", "broken"):
         agreement.add_column(name, justify="right", no_wrap=True)
-    for name in ("mean", "p50", "p95", "p99", "max", "pairs/s", "ours is\ntimes"):
+    for name in ("mean", "p50", "p95", "p99", "max", "pairs/s", "ours:\ntimes"):
         speed.add_column(name, justify="right", no_wrap=True)
     for file in (*comparison.files, None):
         agreement.add_section()
@@ -347,18 +349,20 @@ def _print_comparison(comparison: "Comparison") -> None:
             counts = (of.false_positives, of.false_negatives, of.unverifiable, of.timeouts)
             cells = (str(of.pairs), f"{100 * of.agreement:.2f}", *map(str, (*counts, of.broken)))
             agreement.add_row(f"  {judge}", *cells)
-            times = (of.mean_ms, of.p50_ms, of.p95_ms, of.p99_ms, of.max_ms)
+            times = (of.mean_ms, of.p50_ms, of.p95_ms, of.p99_ms)
             ratio = f"{comparison.ratio(judge, file):,.2f}" if judge != comparison.ours else ""
-            cells = (*(f"{each:,.2f}" for each in times), f"{of.pairs_per_s:,.1f}", ratio)
+            most = (f"{of.max_ms:,.0f}", f"{of.pairs_per_s:,.0f}")
+            cells = (*(f"{each:,.2f}" for each in times), *most, ratio)
             speed.add_row(f"  {judge}", *cells)
     console = Console(file=sys.stdout)
     console.print(agreement)
     console.print(speed)
     for each in comparison.passes:
         console.print(
-            f"{each.contender}, place {each.position}: {each.wall_s:,.2f} s for all pairs, "
-            f"imports {each.import_s:.2f} s"
+            f"{each.contender}, place {each.position}: {each.wall_s:,.2f} s for all pairs"
         )
+    for name, seconds in comparison.import_s.items():
+        console.print(f"{name}: imports take {seconds:.2f} s, in no figure above")
     where = comparison.provenance
     versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
     console.print(f"{where['date']}; {where['cpu']}, {where['cores']} cores; {versions}")

@@ -19,6 +19,8 @@ import json
 import multiprocessing
 import os
 import platform
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -52,6 +54,7 @@ WARM_UP = (
     ("$(0,1]$", "$0<x\\le 1$"),
     (r"$\begin{pmatrix}1\\2\end{pmatrix}$", r"$\begin{pmatrix}1\\2\end{pmatrix}$"),
     (r"$\sin^2 x$", r"$1-\cos^2 x$"),
+    (r"$\lim_{x\to 0}\frac{\sin x}{x}$", "$1$"),  # starts our worker
 )
 """Pairs that load what is loaded late, and fill the caches that do not depend on the pair."""
 
@@ -79,13 +82,11 @@ class Pass:
     Attributes:
         contender: who it was.
         position: in which place of its pass it came, from 1.
-        import_s: seconds that its imports took in the first of its processes.
         answers: one for every pair, in order.
     """
 
     contender: str
     position: int
-    import_s: float
     answers: tuple[Answer, ...]
 
     @property
@@ -156,10 +157,11 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The outcome: every entry, and every pass over them."""
+    """The outcome: the entries, the passes over them, and the seconds that imports take."""
 
     entries: tuple[Entry, ...]
     passes: tuple[Pass, ...]
+    import_s: Mapping[str, float]
     provenance: Mapping[str, Any]
 
     @property
@@ -237,11 +239,11 @@ class Comparison:
             "doubtful_pairs_left_out": self.doubtful,
             "total": side_by_side(None),
             "files": {file: side_by_side(file) for file in self.files},
+            "import_s": dict(self.import_s),
             "passes": [
                 {
                     "contender": each.contender,
                     "position": each.position,
-                    "import_s": each.import_s,
                     "wall_s": each.wall_s,
                 }
                 for each in self.passes
@@ -309,7 +311,8 @@ def compare(
         order = contenders if repeat % 2 == 0 else contenders[::-1]
         for position, contender in enumerate(order, start=1):
             passes.append(run_contender(contender, pairs, position, on_judged))
-    return Comparison(tuple(entries), tuple(passes), provenance(folder))
+    import_s = {name: import_seconds(name) for name in contenders}
+    return Comparison(tuple(entries), tuple(passes), import_s, provenance(folder))
 
 
 def read_entries(folder: Path) -> list[Entry]:
@@ -331,69 +334,75 @@ def run_contender(
 ) -> Pass:
     """One contender's pass over all pairs, in as many processes as it takes."""
     answers: list[Answer] = []
-    import_s = 0.0
     while len(answers) < len(pairs):
-        imported_s, told = _run_process(contender, pairs[len(answers) :])
-        import_s = import_s or imported_s
-        for answer in told:
+        for answer in _run_process(contender, pairs[len(answers) :]):
             answers.append(answer)
             on_judged()
-    return Pass(contender, position, import_s, tuple(answers))
+    return Pass(contender, position, tuple(answers))
 
 
-def _run_process(contender: str, pairs: Sequence[Pair]) -> tuple[float, Iterator[Answer]]:
-    """Start a contender; give the seconds of its imports, and its answers till it ends."""
+def _run_process(contender: str, pairs: Sequence[Pair]) -> Iterator[Answer]:
+    """Start a contender and yield its answers, the last one perhaps that it was lost over it."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_contend, args=(contender, list(pairs), theirs))
     process.start()
     theirs.close()
     try:
-        if not ours.poll(START_LIMIT_S):
-            raise EOFError
-        import_s = float(ours.recv())
-    except EOFError:
+        _await_start(ours, contender)
+        for _ in pairs:
+            began = time.perf_counter()
+            lost = "hung"
+            try:
+                if ours.poll(LIMIT_S):
+                    yield Answer(*ours.recv())
+                    continue
+            except EOFError:
+                lost = "crashed"
+            yield Answer(lost, 1000 * (time.perf_counter() - began))
+            return
+    finally:
         process.kill()
         process.join()
-        raise KitError(
-            f"the process of {contender} did not start (exit status {process.exitcode}); "
-            "see what it printed above"
-        ) from None
+        ours.close()
 
-    def answers() -> Iterator[Answer]:
-        try:
-            for _ in pairs:
-                began = time.perf_counter()
-                lost = ""
-                try:
-                    if ours.poll(LIMIT_S):
-                        yield Answer(*ours.recv())
-                        continue
-                    lost = "hung"
-                except EOFError:
-                    lost = "crashed"
-                yield Answer(lost, 1000 * (time.perf_counter() - began))
-                return
-        finally:
-            process.kill()
-            process.join()
-            ours.close()
 
-    return import_s, answers()
+def _await_start(pipe: Connection, contender: str) -> None:
+    """Wait until a contender has imported what it needs and has warmed up."""
+    try:
+        if pipe.poll(START_LIMIT_S):
+            pipe.recv()
+            return
+        how = f"did not start within {START_LIMIT_S:g} s"
+    except EOFError:
+        how = "ended while it started; see what it printed above"
+    raise KitError(f"the process of {contender} {how}")
 
 
 def _contend(contender: str, pairs: list[Pair], pipe: Connection) -> None:
-    """A contender's process: import, warm up, and send (said, ms) for every pair."""
-    began = time.perf_counter()
+    """A contender's process: import, warm up, say so, and send (said, ms) for every pair."""
     judge = _judge(contender)
-    import_s = time.perf_counter() - began
     for pred, gold in WARM_UP:
         judge(Pair(pred, gold))
-    pipe.send(import_s)
+    pipe.send("ready")
     for pair in pairs:
         began = time.perf_counter()
         said = judge(pair)
         pipe.send((said, 1000 * (time.perf_counter() - began)))
+
+
+def import_seconds(contender: str) -> float:
+    """What the imports of a contender take in a fresh Python, on its second start."""
+    module = f"{__package__}.verify" if contender == OURS else "math_verify"
+    code = (
+        f"import sys, time; sys.path[:0] = {sys.path!r}; began = time.perf_counter(); "
+        f"import {module}; print(time.perf_counter() - began)"
+    )
+    for _ in range(2):  # the first may write byte code, and reads the files from the disk
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        if done.returncode:
+            raise KitError(f"{module} cannot be imported: {done.stderr.strip()[-500:]}")
+    return float(done.stdout)
 
 
 def _judge(contender: str) -> Judge:

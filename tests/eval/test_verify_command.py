@@ -278,7 +278,12 @@ def test_the_contenders_work_through_the_same_pairs(tmp_path: Path) -> None:
     }
     order = [(each["contender"], each["position"]) for each in facts["passes"]]
     assert order == [(OURS, 1), (THEIRS, 2), (WRAPPED, 3), (WRAPPED, 1), (THEIRS, 2), (OURS, 3)]
-    assert all(each["import_s"] > 0 and each["wall_s"] > 0 for each in facts["passes"])
+    assert all(each["wall_s"] > 0 for each in facts["passes"])
+    assert {name for name, seconds in facts["import_s"].items() if seconds > 0.01} == {
+        OURS,
+        THEIRS,
+        WRAPPED,
+    }
     ours, theirs = facts["total"][OURS]["pairs_per_s"], facts["total"][THEIRS]["pairs_per_s"]
     assert facts["total"]["speed_ratio"][THEIRS] == pytest.approx(ours / theirs)
     remaining = [(each["gold"], each.get("doubt", False)) for each in facts["disagreements"]]
