@@ -11,6 +11,9 @@ False; a side that it reads nothing in is counted as `unread`, and its answer is
 reads LaTeX only between dollar signs and the like, so a third contender is math-verify on answers
 that are put between dollar signs where they have neither these nor a box.
 
+A line's `policy` is not heeded, since only ours has one. What math-verify cannot read it is done
+with at once, so its speed means most on answers between dollar signs.
+
 Not timed: the start of the process, its imports (stated apart) and `WARM_UP`, which both work
 through first. Agreement is that CORRECT is said where it is expected and nowhere else.
 """
