@@ -15,12 +15,15 @@ from ..verdict import Verdict
 from .policy import MathPolicy
 from .reading import SYNONYMS, WORDS, Reading, choice_of, is_number, read, spelling_key
 from .size import is_tame
-from .tree import Symbol
+from .tree import Symbol, has
 from .typed import Comparison, Same
 
 ASKS_FOR_ROUNDING = re.compile(
-    r"\bround|\bnearest\b|decimal|approximat|significant (?:digit|figure)|\bto the closest\b|"
-    r"\bestimate\b|四舍五入|保留|小数|近似",
+    r"\bround(?:ed|ing)?\s+(?:it\b|off\b|up\b|down\b|to\b|your\b|the\s+answer|answers?\b|each\b)"
+    r"|\bto the (?:nearest|closest)\b|\bnearest (?:\w+th|whole|integer|cent|dollar|percent|degree)"
+    r"|\bdecimal (?:place|point|form|digit|approximation|number)|\b(?:as|in) (?:a )?decimals?\b"
+    r"|\bapproximat|\bsignificant (?:digit|figure)|\bestimate\b"
+    r"|四舍五入|保留|精确到|近似",
     re.IGNORECASE,
 )
 PLAIN_CHOICE = re.compile(r"\s*(?:\\(?:text|textbf|mathrm)\{)?\s*\(?[A-J]\)?\s*\}?\.?\s*")
@@ -79,7 +82,18 @@ def decide(
     if not all(is_tame(tree) for tree in (*want.formulas, *got.formulas)):
         return None
     found = compare_readings(want, got, Comparison(policy, rounds))
-    return None if found.same is None and found.step != "limit" else _decision(found)
+    if found.same is None and (found.step == "time" or needs_sympy(want) or needs_sympy(got)):
+        return None
+    return _decision(found)
+
+
+VALUELESS = ("int", "sum", "prod", "gcd", "lcm", "det", "text", "lim", "deriv")
+"""Heads that the quick arithmetic may have no value for, and sympy may."""
+
+
+def needs_sympy(reading: Reading) -> bool:
+    """Whether the quick reader could not read this, or may have no values for what it read."""
+    return not reading.formulas or has(reading.formulas[0], *VALUELESS)
 
 
 def _decision(same: Same) -> Decision:

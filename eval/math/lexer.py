@@ -309,7 +309,7 @@ def _text(name: str, text: str, place: int, spaced: bool, tokens: list[Token]) -
 ONE_LETTER_UNITS = frozenset("mgshLltNJWVAKCF")
 """Upright behind a number, these are units."""
 
-SPACES_INSIDE = re.compile(r"\\[,;: ]|~")
+SPACES_INSIDE = re.compile(r"(?<!\\)\\[,;: ]|~")
 UNIT_POWERS = re.compile(r"[A-Za-z]{1,3}(?:\^\{?-?\d\}?)?(?:[ /·]+[A-Za-z]{1,3}(?:\^\{?-?\d\}?)?)+|"
                          r"(?:[mgshLltNJWVAK]|[a-z]{2,3})\^\{?-?\d\}?")  # fmt: skip
 """Units with exponents in one upright group: `m s^{-1}`, `cm^2`."""

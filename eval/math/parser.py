@@ -447,6 +447,9 @@ class _Parser:
             written = self.tokens[start].text
             if written.isdigit() and self.tokens[start].kind == "num":
                 return Apply("based", (number(index),), written)
+        bracketed = index.isdigit() and self.tokens[start].text == "("
+        if bracketed and isinstance(base, Number) and base.value.q == 1 and base.value >= 0:
+            return Apply("based", (number(index),), str(base.value.p))  # `(1011)_2`
         if isinstance(base, Apply) and base.head == "pow" and isinstance(base.args[0], Symbol):
             return Apply("pow", (Symbol(f"{base.args[0].name}_{index}"), base.args[1]))
         if isinstance(base, Apply):

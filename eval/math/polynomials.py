@@ -6,8 +6,9 @@ gcd and lcm are monic, as sympy has them.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
-from flint import Ordering, fmpq, fmpq_mpoly, fmpq_mpoly_ctx, fmpz_mpoly, fmpz_mpoly_ctx
+from flint import Ordering, fmpq, fmpq_mpoly_ctx, fmpz_mpoly_ctx
 
 from .tree import Apply, Node, Number, has, has_symbol, symbols
 from .values import Point, Undefined, Unknown, precision, value
@@ -117,7 +118,7 @@ def _worked_out(head: str, polynomials: Sequence[Terms], atoms: Sequence[Node]) 
     names = tuple(f"a{place}" for place in range(len(atoms)))
     whole = all(number.q == 1 for terms in polynomials for number in terms.values())
     given = [_flint(terms, names, whole) for terms in polynomials]
-    total = given[0]
+    total: Any = given[0]
     for other in given[1:]:
         shared = total.gcd(other)
         total = shared if head == "gcd" else total * other // shared
@@ -129,7 +130,7 @@ def _worked_out(head: str, polynomials: Sequence[Terms], atoms: Sequence[Node]) 
     return parts[0] if len(parts) == 1 else Apply("add", tuple(parts))
 
 
-def _flint(terms: Terms, names: tuple[str, ...], whole: bool) -> "fmpz_mpoly | fmpq_mpoly":
+def _flint(terms: Terms, names: tuple[str, ...], whole: bool) -> Any:
     """A polynomial for FLINT, over the integers where all of them are."""
     exponents = {}
     for key, number in terms.items():

@@ -292,7 +292,8 @@ def _count_in_words(words: str) -> Node | None:
 
 
 COMPOUND = re.compile(
-    r"(\d+)\s*(?:\\text\{)?\s*([A-Za-z]+)\.?\s*\}?\s*(?:,|and|\\text\{\s*and\s*\})?\s*"
+    r"(\d+)\s*(?:\\text\{)?\s*([A-Za-z]+)\.?\s*(?:,|\band\b)?\s*\}?"
+    r"\s*(?:,|and|\\text\{\s*and\s*\})?\s*"
     r"(\d+(?:\.\d+)?)\s*(?:\\text\{)?\s*([A-Za-z]+)\.?\s*\}?"
 )
 
@@ -317,8 +318,9 @@ def _formulas(text: str) -> tuple[Node, ...]:
     found = EUROPEAN.fullmatch(plain)
     if found is not None:
         return (parse(found[1].replace(".", "") + "." + (found[2] or "0")),)
-    if (lettered := LETTERED.fullmatch(plain)) is not None:
-        return (Apply("based", (number(lettered[2]),), lettered[1]),)
+    if (lettered := LETTERED.fullmatch(plain)) is not None and _is_based(lettered):
+        based = Apply("based", (number(lettered[2]),), lettered[1])
+        return (based,) if DIGIT.search(lettered[1]) else (based, *_readable(text))
     trees = [parse(text)]
     if GROUPED.fullmatch(plain):
         trees.append(parse(plain.replace(",", ", ")))
@@ -335,6 +337,23 @@ def _formulas(text: str) -> tuple[Node, ...]:
         if tight != trees[0]:
             trees.append(tight)
     return tuple(resolved(tree) for tree in trees)
+
+
+def _is_based(lettered: re.Match[str]) -> bool:
+    """Whether letters and digits are a number in the base behind them: `A3_{16}`."""
+    digits, base = lettered[1], int(lettered[2])
+    try:
+        return 11 <= base <= 36 and digits == digits.upper() and int(digits, base) >= 0
+    except ValueError:
+        return False
+
+
+def _readable(text: str) -> tuple[Node, ...]:
+    """`F_{16}` may be a number, and the sixteenth of some F."""
+    try:
+        return (parse(text),)
+    except Unreadable:
+        return ()
 
 
 def choice_of(text: str) -> str:

@@ -113,6 +113,9 @@ def _interval(node: Apply) -> Region:
 
 def _joined(node: Apply) -> Region:
     """Inequalities joined by words; a comma joins like "and" where that leaves anything."""
+    chains = [arg for arg in node.args if isinstance(arg, Apply) and arg.head == "chain"]
+    if len({frozenset(symbols(chain)) for chain in chains}) > 1:
+        raise Unknown("inequalities in several variables")
     parts = [region(arg) for arg in node.args]
     if not all(isinstance(arg, Apply) and arg.head == "chain" for arg in node.args):
         if node.info == "and":

@@ -15,10 +15,10 @@ import sympy
 from flint import fmpq, fmpz
 from latex2sympy2_extended import latex2sympy
 
-from .decide import compare_readings
+from .decide import compare_readings, needs_sympy
 from .policy import MathPolicy
 from .reading import Reading, read
-from .tree import Apply, Node, Number, Symbol, has
+from .tree import Apply, Node, Number, Symbol
 from .typed import Comparison, Same
 
 LIMIT_S = 5.0
@@ -40,18 +40,11 @@ def compare(pair: Pair) -> Same:
         found = compare_readings(want, got, comparison)
         if found.same is not None or found.step == "limit":
             return found
-    found = Same(None, "symbolic", "not decided")
-    for both in (False, True):
-        left = _trees(want, slowly=both or needs_sympy(want))
-        right = _trees(got, slowly=both or needs_sympy(got))
-        if not left or not right:
-            side = "answer" if left else "right answer"
-            found = Same(None, "symbolic", f"the {side} cannot be read as a formula")
-            continue
-        found = _best(comparison, left, right)
-        if found.same is not None:
-            break
-    return found
+    left, right = _trees(want), _trees(got)
+    if not left or not right:
+        side = "answer" if left else "right answer"
+        return Same(None, "symbolic", f"the {side} cannot be read as a formula")
+    return _best(comparison, left, right)
 
 
 def _best(comparison: Comparison, left: list[Node], right: list[Node]) -> Same:
@@ -67,16 +60,10 @@ def _best(comparison: Comparison, left: list[Node], right: list[Node]) -> Same:
     return best
 
 
-def needs_sympy(reading: Reading) -> bool:
-    """Whether the quick reader could not read this, or has no values for what it read."""
-    valueless = ("int", "sum", "prod", "gcd", "lcm", "det", "text", "build")
-    return not reading.formulas or has(reading.formulas[0], *valueless)
-
-
-def _trees(reading: Reading, *, slowly: bool) -> list[Node]:
-    """What the quick reader makes of a text, and before it the slow one where that is asked."""
+def _trees(reading: Reading) -> list[Node]:
+    """What the quick reader makes of a text, and before it the slow one where it has to help."""
     trees = list(reading.formulas)
-    if not slowly:
+    if not needs_sympy(reading):
         return trees
     try:
         trees.insert(0, tree_of(simplified(latex2sympy(reading.text))))

@@ -24,7 +24,7 @@ from .policy import MathPolicy
 from .region import FLIPPED, Region, order, region
 from .tree import Apply, Node, Number, Symbol, has, rename, substitute, symbols
 from .units import Unit, plain_symbol_unit, split_unit
-from .values import TooLarge, Undefined, Unknown, Value, real_part, time_limit
+from .values import OutOfTime, TooLarge, Undefined, Unknown, Value, real_part, time_limit
 
 MAX_ITEMS = 64
 """Members of a list or set that are compared."""
@@ -71,12 +71,17 @@ class Comparison:
         self.limit_s = limit_s
 
     def compare(self, gold: Node, answer: Node) -> Same:
-        """Whether an answer is the right one; the step `limit` says that nobody need try again."""
+        """Whether an answer is the right one.
+
+        Undecided under the step `limit`, nobody need try again; under `time`, more time may help.
+        """
         try:
             with time_limit(self.limit_s):
                 return self._compare(gold, answer)
         except TooLarge as error:
             return Same(None, "limit", str(error))
+        except OutOfTime as error:
+            return Same(None, "time", str(error))
         except Unknown as error:
             return Same(None, "value", str(error))
 
@@ -106,7 +111,7 @@ class Comparison:
             return self._ratios(gold, answer)
         if has(gold, "cong") or has(answer, "cong"):
             return self._congruences(gold, answer)
-        if has(gold, "based") != has(answer, "based"):
+        if has(gold, "based") or has(answer, "based"):
             return self._bases(gold, answer)
         return self._quantities(gold, answer)
 
@@ -449,6 +454,8 @@ class Comparison:
             values = {str(name[0]): name[1] for name in names[1] if name is not None}
             pairs = [(name[1], values[str(name[0])]) for name in names[0] if name is not None]
             return _all([self._compare(*pair) for pair in pairs], "list")
+        if all(full) and _unknowns(names[0]) != _unknowns(names[1]):
+            return Same(False, "list", "values of other unknowns")
         if any(full) and not all(full):
             named = names[0] if full[0] else names[1]
             distinct = {str(name[0]) for name in named if name is not None}
@@ -506,6 +513,8 @@ class Comparison:
     # -- matrices, ratios, congruences, bases ------------------------------------------------------
 
     def _matrices(self, gold: Node, answer: Node) -> Same:
+        if len(_items(gold)) == len(_items(answer)) == 1 and _is_set(gold) != _is_set(answer):
+            return self._compare(_items(gold)[0], _items(answer)[0])
         if "set" in (_kind(gold), _kind(answer)) and (has(gold, "matrix") != has(answer, "matrix")):
             return Same(False, "matrix", "a set is not a matrix")
         gold, answer = _components(gold, answer), _components(answer, gold)
@@ -569,8 +578,12 @@ class Comparison:
         return _renamed(self._values(_last_side(want), _last_side(got)), "congruence")
 
     def _bases(self, gold: Node, answer: Node) -> Same:
-        """Only one side says in which base it is written."""
+        """Numbers whose base is written; a base that one side does not have is missing."""
         found = equal(gold, answer)
+        if has(gold, "based") == has(answer, "based"):
+            if found is None:
+                return Same(False, "base", "digits that the base does not have")
+            return Same(found, "base", "the same number" if found else "another number")
         if found is True:
             return Same(None, "base", "the same number, but only one side says in which base")
         if found is False:
@@ -809,7 +822,15 @@ def _is_inequality(node: Node) -> bool:
 
 
 def _symbols_bound(node: Node) -> set[str]:
-    return symbols(node) if _is_chain(node) else set()
+    return symbols(node) if _is_chain(node) or _is_inequality(node) else set()
+
+
+def _unknowns(names: Sequence[tuple[Node, Node] | None]) -> set[str]:
+    """The variables that values are of, without their indices; empty where one is no variable."""
+    found = [name[0] for name in names if name is not None]
+    if not all(isinstance(name, Symbol) for name in found):
+        return set()
+    return {name.name.partition("_")[0] for name in found if isinstance(name, Symbol)}
 
 
 def _is_line(node: Node) -> bool:
@@ -818,6 +839,10 @@ def _is_line(node: Node) -> bool:
 
 def _is_collection(node: Node) -> bool:
     return isinstance(node, Apply) and node.head in COLLECTIONS
+
+
+def _is_set(node: Node) -> bool:
+    return isinstance(node, Apply) and node.head == "set"
 
 
 def _kind(node: Node) -> str:
