@@ -330,6 +330,7 @@ def _print_comparison(comparison: "Comparison") -> None:
     """Print the contenders side by side, file by file."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     agreement = Table(title="agreement with what is expected, in %")
     speed = Table(title="milliseconds for one pair, one process each")
@@ -361,12 +362,18 @@ def _print_comparison(comparison: "Comparison") -> None:
         console.print(
             f"{each.contender}, place {each.position}: {each.wall_s:,.2f} s for all pairs"
         )
-    for name, seconds in comparison.import_s.items():
-        console.print(f"{name}: imports take {seconds:.2f} s, in no figure above")
+    for name, imports in comparison.imports.items():
+        console.print(
+            f"{name}: imports {imports.import_s:.2f} s; {imports.first_verdict_s:.2f} s until a "
+            "first slow verdict, in no figure above"
+        )
     where = comparison.provenance
     versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
     console.print(f"{where['date']}; {where['cpu']}, {where['cores']} cores; {versions}")
     if comparison.doubtful:
         console.print(f"{comparison.doubtful} pairs of disputed expectation are in no figure")
+    for entry in comparison.contradicted:
+        pair = f"{printable(entry.pair.pred)}   for   {printable(entry.pair.gold)}"
+        console.print(Text(f"in no figure, since {entry.file} expects both: {pair}"))
     remaining = len(comparison.disagreements())
     console.print(f"{remaining} pairs are not judged as expected; --json or --out lists them")

@@ -14,8 +14,14 @@ that are put between dollar signs where they have neither these nor a box.
 A line's `policy` is not heeded, since only ours has one. What math-verify cannot read it is done
 with at once, so its speed means most on answers between dollar signs.
 
-Not timed: the start of the process, its imports (stated apart) and `WARM_UP`, which both work
-through first. Agreement is that CORRECT is said where it is expected and nowhere else.
+Not timed: the start of the process, its imports and `WARM_UP`, which both work through first. The
+last pair of it needs our slow reader, so that the fork server with SymPy in it, which starts at the
+first such pair (about a second), is up by then, as SymPy is in math-verify's process. What that
+costs is stated apart: the seconds from an empty Python to the verdict on that pair.
+
+Agreement is that CORRECT is said where it is expected and nowhere else. No figure counts a line
+with `doubt`, or a pair of which one line of the file says that it is right and another that it is
+not (upstream tests some under several settings); both are counted and listed apart.
 """
 
 import json
@@ -25,6 +31,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -48,6 +55,9 @@ OURS, THEIRS, WRAPPED = "r1kit", "math-verify", "math-verify $"
 ALARM_S = {OURS: 10.0, THEIRS: 5.0, WRAPPED: 5.0}
 """Each contender's own time limit for one comparison, as it is by default."""
 
+SLOW_PAIR = (r"$\lim_{x\to 0} x$", "$0$")
+"""Ours needs a worker for it, and starts the server that workers come from."""
+
 WARM_UP = (
     ("$7$", "$7$"),
     ("$x+1$", "$1+x$"),
@@ -57,25 +67,47 @@ WARM_UP = (
     ("$(0,1]$", "$0<x\\le 1$"),
     (r"$\begin{pmatrix}1\\2\end{pmatrix}$", r"$\begin{pmatrix}1\\2\end{pmatrix}$"),
     (r"$\sin^2 x$", r"$1-\cos^2 x$"),
-    (r"$\lim_{x\to 0}\frac{\sin x}{x}$", "$1$"),  # starts our worker
+    SLOW_PAIR,
 )
 """Pairs that load what is loaded late, and fill the caches that do not depend on the pair."""
 
+_LOAD_THEIRS = ("from math_verify import parse, verify", "verify(parse(gold), parse(pred))")
+FIRST_STEPS = {
+    OURS: (
+        f"from {__package__}.verify import MathVerifier",
+        "judged = MathVerifier().verify(pred, gold)",
+    ),
+    THEIRS: _LOAD_THEIRS,
+    WRAPPED: _LOAD_THEIRS,
+}
+"""Statements that import a contender, and that judge `pred` for `gold`."""
+
 PACKAGES = ("math-verify", "latex2sympy2_extended", "sympy", "python-flint", "numpy")
 
-Judge = Callable[[Pair], str]
-"""What a contender says of a pair: a verdict, or `unread`."""
+Judge = Callable[[Pair], "Said"]
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a contender says of a pair: a verdict or `unread`; ours also by which step, and why."""
+
+    verdict: str
+    step: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What a contender said of one pair, and the milliseconds of wall clock that it took.
 
-    `said` is a verdict, `unread` (math-verify read nothing on one side), `hung` or `crashed`.
+    `said` is a verdict, `unread` (math-verify read nothing on one side), `hung` or `crashed`; ours
+    adds the step that decided and its reason.
     """
 
     said: str
     ms: float
+    step: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,26 +177,46 @@ class Entry:
     Attributes:
         file: the file's name.
         pair: the pair.
-        doubt: whether the file says that its expectation may be disputed; no figure counts it.
+        doubt: whether the file says that its expectation may be disputed.
+        contradicted: whether another line of the file, as sure of it, expects the opposite.
     """
 
     file: str
     pair: Pair
     doubt: bool
+    contradicted: bool = False
+
+    @property
+    def counts(self) -> bool:
+        """Whether figures count it."""
+        return not (self.doubt or self.contradicted)
 
     @property
     def positive(self) -> bool:
         """Whether CORRECT is expected."""
-        return self.pair.right is not None and Verdict.CORRECT in self.pair.right
+        return expects_correct(self.pair)
+
+
+def expects_correct(pair: Pair) -> bool:
+    """Whether CORRECT would be no mistake."""
+    return pair.right is not None and Verdict.CORRECT in pair.right
+
+
+@dataclass(frozen=True, slots=True)
+class Imports:
+    """Seconds in a fresh Python: for the imports, and until the verdict on `SLOW_PAIR`."""
+
+    import_s: float
+    first_verdict_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """The outcome: the entries, the passes over them, and the seconds that imports take."""
+    """The outcome: the entries, the passes over them, and what starting costs each contender."""
 
     entries: tuple[Entry, ...]
     passes: tuple[Pass, ...]
-    import_s: Mapping[str, float]
+    imports: Mapping[str, Imports]
     provenance: Mapping[str, Any]
 
     @property
@@ -185,6 +237,12 @@ class Comparison:
         return sum(entry.doubt for entry in self.entries)
 
     @property
+    def contradicted(self) -> list[Entry]:
+        """One entry for every pair that is right by one line of its file and wrong by another."""
+        found = {_key(e.file, e.pair): e for e in self.entries if e.contradicted}
+        return list(found.values())
+
+    @property
     def files(self) -> list[str]:
         """The files' names, in order."""
         return list(dict.fromkeys(entry.file for entry in self.entries))
@@ -194,7 +252,7 @@ class Comparison:
         chosen = [
             index
             for index, entry in enumerate(self.entries)
-            if not entry.doubt and file in (None, entry.file)
+            if entry.counts and file in (None, entry.file)
         ]
         mine = [each for each in self.passes if each.contender == contender]
         return tally(
@@ -211,6 +269,7 @@ class Comparison:
     def disagreements(self) -> list[dict[str, Any]]:
         """Pairs that ours does not judge as expected in its first pass, with what others said."""
         first = {name: self._first(name) for name in self.contenders}
+        ours = first.pop(OURS)
         return [
             {
                 "file": entry.file,
@@ -218,10 +277,14 @@ class Comparison:
                 "gold": entry.pair.gold,
                 "expected": entry.pair.row["expected"],
                 **({"doubt": True} if entry.doubt else {}),
+                **({"contradicted": True} if entry.contradicted else {}),
+                "ours": ours[index].said,
+                "step": ours[index].step,
+                "reason": ours[index].reason,
                 **{name: said[index].said for name, said in first.items()},
             }
             for index, entry in enumerate(self.entries)
-            if (first[OURS][index].said == Verdict.CORRECT) != entry.positive
+            if (ours[index].said == Verdict.CORRECT) != entry.positive
         ]
 
     def _first(self, contender: str) -> tuple[Answer, ...]:
@@ -240,9 +303,13 @@ class Comparison:
         return {
             "provenance": dict(self.provenance),
             "doubtful_pairs_left_out": self.doubtful,
+            "contradicted_pairs_left_out": [
+                {"file": entry.file, "pred": entry.pair.pred, "gold": entry.pair.gold}
+                for entry in self.contradicted
+            ],
             "total": side_by_side(None),
             "files": {file: side_by_side(file) for file in self.files},
-            "import_s": dict(self.import_s),
+            "imports": {name: asdict(imports) for name, imports in self.imports.items()},
             "passes": [
                 {
                     "contender": each.contender,
@@ -295,7 +362,8 @@ def compare(
     """Let the contenders work through every `.jsonl` file of a folder.
 
     Args:
-        folder: its lines need `pred`, `gold` and `expected`; those with `doubt` are listed apart.
+        folder: its lines need `pred`, `gold` and `expected`; those with `doubt`, and those that
+            contradict another line of their file, are listed apart.
         repeats: passes, each in fresh processes.
         wrapped: let math-verify also work through the answers between dollar signs.
         on_judged: called after every pair of every contender.
@@ -314,8 +382,8 @@ def compare(
         order = contenders if repeat % 2 == 0 else contenders[::-1]
         for position, contender in enumerate(order, start=1):
             passes.append(run_contender(contender, pairs, position, on_judged))
-    import_s = {name: import_seconds(name) for name in contenders}
-    return Comparison(tuple(entries), tuple(passes), import_s, provenance(folder))
+    imports = {name: time_imports(name) for name in contenders}
+    return Comparison(tuple(entries), tuple(passes), imports, provenance(folder))
 
 
 def read_entries(folder: Path) -> list[Entry]:
@@ -325,11 +393,23 @@ def read_entries(folder: Path) -> list[Entry]:
         raise PairsError(f"{folder}: no .jsonl file in it; --data names a folder of them")
     entries = []
     for file in files:
-        for pair in read_pairs(file):
+        pairs = read_pairs(file)
+        expectations: defaultdict[tuple[str, ...], set[bool]] = defaultdict(set)
+        for pair in pairs:
             if pair.right is None:
                 raise PairsError(f"{file}: {json.dumps(pair.row)[:120]}: no `expected` in the line")
-            entries.append(Entry(file.stem, pair, bool(pair.row.get("doubt"))))
+            if not pair.row.get("doubt"):
+                expectations[_key(file.stem, pair)].add(expects_correct(pair))
+        for pair in pairs:
+            doubt = bool(pair.row.get("doubt"))
+            contradicted = not doubt and len(expectations[_key(file.stem, pair)]) > 1
+            entries.append(Entry(file.stem, pair, doubt, contradicted))
     return entries
+
+
+def _key(file: str, pair: Pair) -> tuple[str, ...]:
+    """What a contender sees of a pair, and the file that it is in."""
+    return file, pair.pred, pair.gold, pair.problem
 
 
 def run_contender(
@@ -383,7 +463,7 @@ def _await_start(pipe: Connection, contender: str) -> None:
 
 
 def _contend(contender: str, pairs: list[Pair], pipe: Connection) -> None:
-    """A contender's process: import, warm up, say so, and send (said, ms) for every pair."""
+    """A contender's process: import, warm up, say so, and send an answer's parts for every pair."""
     judge = _judge(contender)
     for pred, gold in WARM_UP:
         judge(Pair(pred, gold))
@@ -391,21 +471,23 @@ def _contend(contender: str, pairs: list[Pair], pipe: Connection) -> None:
     for pair in pairs:
         began = time.perf_counter()
         said = judge(pair)
-        pipe.send((said, 1000 * (time.perf_counter() - began)))
+        ms = 1000 * (time.perf_counter() - began)
+        pipe.send((said.verdict, ms, said.step, said.reason))
 
 
-def import_seconds(contender: str) -> float:
-    """What the imports of a contender take in a fresh Python, on its second start."""
-    module = f"{__package__}.verify" if contender == OURS else "math_verify"
+def time_imports(contender: str) -> Imports:
+    """What starting a contender takes in a fresh Python, on its second start there."""
+    load, judge = FIRST_STEPS[contender]
     code = (
-        f"import sys, time; sys.path[:0] = {sys.path!r}; began = time.perf_counter(); "
-        f"import {module}; print(time.perf_counter() - began)"
+        f"import sys, time; sys.path[:0] = {sys.path!r}; pred, gold = {SLOW_PAIR!r}\n"
+        f"began = time.perf_counter()\n{load}\nimported = time.perf_counter()\n"
+        f"{judge}\nprint(imported - began, time.perf_counter() - began)"
     )
     for _ in range(2):  # the first may write byte code, and reads the files from the disk
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         if done.returncode:
-            raise KitError(f"{module} cannot be imported: {done.stderr.strip()[-500:]}")
-    return float(done.stdout)
+            raise KitError(f"{contender} cannot be started: {done.stderr.strip()[-500:]}")
+    return Imports(*map(float, done.stdout.split()))
 
 
 def _judge(contender: str) -> Judge:
@@ -414,23 +496,28 @@ def _judge(contender: str) -> Judge:
         from .verify import MathVerifier
 
         verifier = MathVerifier(timeout_s=ALARM_S[OURS])
-        return lambda pair: verifier.verify(pair.pred, pair.gold, problem=pair.problem).verdict
+
+        def judge_ours(pair: Pair) -> Said:
+            found = verifier.verify(pair.pred, pair.gold, problem=pair.problem)
+            return Said(found.verdict, found.step, found.reason)
+
+        return judge_ours
     import logging
 
     from math_verify import parse, verify
 
     logging.disable(logging.ERROR)  # it logs every timeout
 
-    def judge(pair: Pair) -> str:
+    def judge_theirs(pair: Pair) -> Said:
         pred, gold = pair.pred, pair.gold
         if contender == WRAPPED:
             pred, gold = _in_dollars(pred), _in_dollars(gold)
         want, got = parse(gold), parse(pred)
         if verify(want, got):
-            return Verdict.CORRECT
-        return Verdict.WRONG if want and got else "unread"
+            return Said(Verdict.CORRECT)
+        return Said(Verdict.WRONG if want and got else "unread")
 
-    return judge
+    return judge_theirs
 
 
 def _in_dollars(text: str) -> str:

@@ -69,7 +69,8 @@ def judge(verifier: MathVerifier, pred: str, gold: str, within_s: float) -> Judg
 def sampled(texts: Collection[str], count: int) -> list[Any]:
     """All of them as parameters, of which a plain run takes so many, spread by a fixed seed."""
     chosen = set(random.Random(count).sample(sorted(texts), count))
-    return [text if text in chosen else pytest.param(text, marks=pytest.mark.soak) for text in texts]
+    soak = pytest.mark.soak
+    return [text if text in chosen else pytest.param(text, marks=soak) for text in texts]
 
 
 NUMBERS = {

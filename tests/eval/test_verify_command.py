@@ -257,6 +257,8 @@ PAIRS: list[dict[str, Any]] = [
     {"pred": "$3$", "gold": "$4$", "expected": False},
     {"pred": "$3$", "gold": "$4$", "expected": True, "doubt": True},
     {"pred": "$3$", "gold": "$5$", "expected": True},
+    {"pred": "$6$", "gold": "$[6]$", "expected": True},
+    {"pred": "$6$", "gold": "$[6]$", "expected": "wrong"},
 ]
 
 
@@ -269,7 +271,10 @@ def test_the_contenders_work_through_the_same_pairs(tmp_path: Path) -> None:
     done = call("bench-verifier", "--data", data, "--repeats", "2", "--out", out)
     assert done.exit_code == 0, done.output
     assert "1 pairs of disputed expectation are in no figure" in done.stdout
+    both = " ".join(done.stdout.split())
+    assert both.count("in no figure, since one expects both: $6$ for $[6]$") == 1
     facts = json.loads(out.read_text())
+    assert facts["contradicted_pairs_left_out"] == [{"file": "one", "pred": "$6$", "gold": "$[6]$"}]
     assert facts["total"][OURS]["pairs"] == 5 and facts["files"]["two"][OURS]["agreement"] == 1.0
     assert {name: facts["files"]["one"][name]["agreed"] for name in (OURS, THEIRS, WRAPPED)} == {
         OURS: 3,
@@ -279,27 +284,57 @@ def test_the_contenders_work_through_the_same_pairs(tmp_path: Path) -> None:
     order = [(each["contender"], each["position"]) for each in facts["passes"]]
     assert order == [(OURS, 1), (THEIRS, 2), (WRAPPED, 3), (WRAPPED, 1), (THEIRS, 2), (OURS, 3)]
     assert all(each["wall_s"] > 0 for each in facts["passes"])
-    assert {name for name, seconds in facts["import_s"].items() if seconds > 0.01} == {
-        OURS,
-        THEIRS,
-        WRAPPED,
-    }
+    assert list(facts["imports"]) == [OURS, THEIRS, WRAPPED]
+    for imports in facts["imports"].values():
+        assert 0.01 < imports["import_s"] < imports["first_verdict_s"]
+    assert facts["imports"][OURS]["first_verdict_s"] > 0.3  # SymPy, which its own imports leave out
     ours, theirs = facts["total"][OURS]["pairs_per_s"], facts["total"][THEIRS]["pairs_per_s"]
     assert facts["total"]["speed_ratio"][THEIRS] == pytest.approx(ours / theirs)
-    remaining = [(each["gold"], each.get("doubt", False)) for each in facts["disagreements"]]
-    assert remaining == [("$4$", True), ("$5$", False)]
+    remaining = facts["disagreements"]
+    assert [each["gold"] for each in remaining] == ["$4$", "$5$", "$[6]$"]
+    assert [each.get("doubt", False) for each in remaining] == [True, False, False]
+    assert [each.get("contradicted", False) for each in remaining] == [False, False, True]
+    assert all(each["step"] and each["reason"] for each in remaining)
+    five = {name: remaining[1][name] for name in ("pred", "expected", "ours", THEIRS, WRAPPED)}
+    assert five == {
+        "pred": "$3$",
+        "expected": True,
+        "ours": "wrong",
+        THEIRS: "wrong",
+        WRAPPED: "wrong",
+    }
     assert facts["provenance"]["versions"]["math-verify"].startswith("0.9.")
+
+
+def test_what_starts_our_workers_is_warmed_up_and_needs_one() -> None:
+    (judged,) = judge_pairs([Pair(*bench.SLOW_PAIR)])
+    assert bench.SLOW_PAIR in bench.WARM_UP
+    assert (judged.judgement.verdict, judged.judgement.step) == ("correct", "symbolic")
+
+
+def test_a_contradiction_is_one_of_the_same_question_in_the_same_file(tmp_path: Path) -> None:
+    pair = {"pred": "1,2", "gold": "2,1"}
+    asked = [
+        {**pair, "expected": True},
+        {**pair, "expected": "unverifiable", "problem": "In which order?"},
+        {**pair, "expected": "correct"},
+    ]
+    write(tmp_path, asked, "agreed.jsonl")
+    write(tmp_path, [{**pair, "expected": False}, *asked], "torn.jsonl")
+    entries = bench.read_entries(tmp_path)
+    assert [entry.contradicted for entry in entries] == [False] * 3 + [True, True, False, True]
+    assert [entry.counts for entry in entries] == [not entry.contradicted for entry in entries]
 
 
 def die_at_the_second_and_hang_at_the_third(contender: str) -> bench.Judge:
     """Stands in for a contender; the child finds it by its name in this module."""
 
-    def judge(pair: Pair) -> str:
+    def judge(pair: Pair) -> bench.Said:
         if pair.pred == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         while pair.pred == "hang":
             time.sleep(1)
-        return "correct"
+        return bench.Said("correct")
 
     return judge
 
