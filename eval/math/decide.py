@@ -16,7 +16,7 @@ from .policy import MathPolicy
 from .reading import SYNONYMS, WORDS, Reading, choice_of, is_number, read, spelling_key
 from .size import is_tame
 from .tree import Symbol
-from .typed import Comparison, Same
+from .typed import SETTLED, Comparison, Same
 
 ASKS_FOR_ROUNDING = re.compile(
     r"\bround|\bnearest\b|decimal|approximat|significant (?:digit|figure)|\bto the closest\b|"
@@ -79,7 +79,7 @@ def decide(
     if not all(is_tame(tree) for tree in (*want.formulas, *got.formulas)):
         return None
     found = compare_readings(want, got, Comparison(policy, rounds))
-    return None if found.same is None and found.step != "limit" else _decision(found)
+    return None if found.same is None and found.step not in SETTLED else _decision(found)
 
 
 def _decision(same: Same) -> Decision:

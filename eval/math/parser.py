@@ -26,6 +26,8 @@ INVERSES = {
     name: f"arc{name}"
     for name in ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh")
 }
+CASES = frozenset({"cases", "dcases", "rcases"})
+CONDITION_WORDS = re.compile(r"[,;\s]*(?:if|for|when|where)?[,;:\s]*")
 MATRICES = frozenset({"matrix", "pmatrix", "bmatrix", "Bmatrix", "vmatrix", "smallmatrix", "array"})
 SEPARATING_TEXT = re.compile(r"[,\s]*(?:and|or|und|et|,|;)?[,\s]*", re.IGNORECASE)
 CLOSING = {"(": (")", "]"), "[": ("]", ")"), "set{": ("set}",), "{": ("}",)}
@@ -197,7 +199,7 @@ class _Parser:
             signs.append(self.take().text)
             args.append(self._side())
         if not signs:
-            return args[0]
+            return _labelled(args[0])
         if signs[-1] == "equiv" and isinstance(args[-1], Apply) and args[-1].head == "cong":
             return args[-1]
         return Apply("chain", tuple(args), tuple(signs))
@@ -753,6 +755,8 @@ class _Parser:
         bars, self.bars = self.bars, 0
         kept = (self.no_ratio, self.no_bar)
         self.no_ratio = self.no_bar = True
+        if self.at("begin:array"):
+            return self._braced_rows()
         node = self.items("set}", "|", ":")
         self.no_ratio, self.no_bar = kept
         if self.at("|", ":"):
@@ -763,6 +767,15 @@ class _Parser:
             node = Apply("set", _members(node))
         self.bars = bars
         self.expect("set}")
+        return node
+
+    def _braced_rows(self) -> Node:
+        """`\\left\\{\\begin{array}...\\right.`, which is how cases were once set."""
+        self.place += 1
+        node = self._cases("array")
+        self.no_ratio = self.no_bar = False
+        if self.at("set}"):
+            raise Unreadable("an array in braces")
         return node
 
     def _repeated(self, head: str) -> Node:
@@ -816,6 +829,8 @@ class _Parser:
 
     def _environment(self, name: str) -> Node:
         """A matrix; other environments are not formulas of one value."""
+        if name in CASES:
+            return self._cases(name)
         if name not in MATRICES:
             if name in ("align", "aligned", "gathered", "split", "equation", "gather"):
                 node = self.items(f"end:{name}")
@@ -843,6 +858,35 @@ class _Parser:
             raise Unreadable("a matrix with rows of unequal length")
         matrix = Apply("matrix", tuple(rows))
         return Apply("det", (matrix,)) if name == "vmatrix" else matrix
+
+    def _cases(self, name: str) -> Node:
+        """A system of relations, one in each row; or values, each with its condition."""
+        rows: list[tuple[Node, ...]] = []
+        while not self.at(f"end:{name}"):
+            parts = [self.relation()]
+            while not (self.at("newline", f"end:{name}") or self.token.kind == "end"):
+                if not self._skip_condition_words():
+                    parts.append(self.relation())
+            rows.append(tuple(parts))
+            while self.at("newline"):
+                self.place += 1
+            if self.token.kind == "end":
+                raise Unreadable("cases that never end")
+        self.place += 1
+        if all(len(row) == 1 and _is_relation(row[0]) for row in rows):
+            return Apply("list", tuple(row[0] for row in rows), "and")
+        if any(len(row) != 2 for row in rows):
+            raise Unreadable("cases without a condition each")
+        return Apply("cases", tuple(Apply("row", row) for row in rows))
+
+    def _skip_condition_words(self) -> bool:
+        """Step over what parts a value from its condition: `,`, `&`, `if`."""
+        token = self.token
+        parting = self.at("&", ",", ";") or (
+            token.kind == "text" and CONDITION_WORDS.fullmatch(token.text) is not None
+        )
+        self.place += parting
+        return parting
 
     def _entry(self) -> Node:
         node = self.additive()
@@ -911,6 +955,23 @@ def _listed(items: list[Node], words: str) -> Node:
 
 def _members(node: Node) -> tuple[Node, ...]:
     return node.args if isinstance(node, Apply) and node.head == "list" else (node,)
+
+
+def _is_relation(node: Node) -> bool:
+    return isinstance(node, Apply) and node.head == "chain"
+
+
+def _labelled(node: Node) -> Node:
+    """`A(1, 2)`, a point with its name, as `A = (1, 2)`."""
+    if isinstance(node, Apply) and node.head == "mul" and len(node.args) == 2:
+        name, place = node.args
+        called = isinstance(name, Symbol) and LABEL.fullmatch(name.name) is not None
+        if called and isinstance(place, Apply) and (place.head, place.info) == ("group", "()"):
+            return Apply("chain", (name, place), ("=",))
+    return node
+
+
+LABEL = re.compile(r"[A-Z](?:_\d|'){0,2}")
 
 
 def _arguments(group: Node) -> tuple[Node, ...]:

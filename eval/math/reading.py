@@ -51,10 +51,33 @@ LETTERED = re.compile(
     r"(?:\\(?:text|mathrm)\{\s*)?(?=[0-9]*[A-Za-z])([0-9A-Za-z]{1,40})\s*\}?_\{?(?:\\text\{)?(\d{1,2})\}*"
 )
 BINOMIAL = re.compile(r"(?<![A-Za-z\\])C\(\s*(\w+)\s*,\s*(\w+)\s*\)")
-PERCENT_WORDS = re.compile(r"(?<=[\d}$)])\s*(?:\\text\{\s*)?(?:percent|percentage|pct)\b\.?\s*\}?")
+PERCENT_WORDS = re.compile(
+    r"(?<=[\d}$)])\s*(?:\\text\{\s*)?(?:per ?cent|percentage|pct)\b\.?\s*\}?"
+)
 DOTTED = re.compile(r"(\d*\.)(\d*?)(\d+?)\3{1,}(?:\\ldots|\\dots|\.\.\.|…)$")
 REPEATING = re.compile(r"(\d*\.\d*)\((\d+)\)(?!\d)")
 DEGREES = re.compile(r"(?<=[\d}])\s*(?:\\text\{)?\s*degrees?\s*\}?(?=$|[.,;\s)])")
+TEMPERATURE = re.compile(
+    r"(?<=[\d}])\s*(?:\^\s*\{?\s*\\circ\s*\}?|(?:\\text\{\s*)?degrees?)\s*"
+    r"(?:\\(?:text|mathrm|rm)\s*\{?\s*)?(?:(C|[Cc]elsius)|(?:F|[Ff]ahrenheit))\s*\}?$"
+)
+WHOLE_PARAMETER = re.compile(
+    r"[,;]?\s*\(?\s*(?:\\text\{)?[,;\s]*(?:(?:where|for|with)\s*)?(?:"
+    r"(?:(?:any|all|every|an|some)\s+)?integers?\s*\}?\s*\$?([a-zA-Z])\$?"
+    r"|\}?\s*\$?([a-zA-Z])\$?\s*(?:\\text\{)?\s*(?:is|being)\s+(?:an|any)\s+(?:arbitrary\s+)?integer\s*\}?"
+    r")\s*\)?\s*$"
+)
+MATHEMATICA = re.compile(
+    r"(?<![A-Za-z\\])(Sqrt|Sin|Cos|Tan|Cot|Sec|Csc|ArcSin|ArcCos|ArcTan|Sinh|Cosh|Tanh|Log|Exp|Abs|"
+    r"Floor|Ceiling|Max|Min|GCD|LCM)\[([^\[\]]*)\]"
+)
+PERMUTATIONS = re.compile(r"(?<![A-Za-z\\])P\(\s*(\d{1,3})\s*,\s*(\d{1,3})\s*\)")
+PERMUTATIONS_MARKED = re.compile(r"(?:\{\})?[_^]\{?(\d{1,3})\}?P_\{?(\d{1,3})\}?")
+COMBINATIONS = re.compile(r"(?:\{\})?[_^]\{?(\w+)\}?C_\{?(\w+)\}?")
+PARAMETER_IN_BRACKETS = re.compile(
+    r"(?:\\[ ,;]|\\q?quad|~|\s)*(?:\\left)?\(\s*([a-zA-Z]\s*\\in\s*\\?[A-Za-z{} ]{1,20}?)\s*(?:\\right)?\)$"
+)
+MICRO = re.compile(r"\\mu\s*\\(?:text|mathrm)\s*\{\s*|\\(?:text|mathrm)\s*\{\s*\\mu\s*(?=[A-Za-z])")
 WORD_RUN = re.compile(r"[^\W\d_]+")
 TEXT_COMMAND = re.compile(
     r"\\(?:text|textbf|textit|textrm|textnormal|mbox|mathrm|mathbf|mathit|operatorname|texttt|"
@@ -129,10 +152,23 @@ def tidied(text: str) -> str:
     text = SPACED_GROUPS.sub(lambda m: re.sub(r"\\? ", "", m[0]), text)
     text = TO.sub(":", LEADING.sub("", text))
     text = TIMES_TEN.sub(r"\\times 10", text)
+    text = TEMPERATURE.sub(lambda m: r"\text{ celsius }" if m[1] else r"\text{ fahrenheit }", text)
+    if "[" in text and MATHEMATICA.search(text):
+        text = _from_mathematica(text)
+    text = MICRO.sub(r"\\text{u", text)
+    text = PARAMETER_IN_BRACKETS.sub(r", \1", text)
+    text = WHOLE_PARAMETER.sub(lambda m: rf", {m[1] or m[2]} \in \mathbb{{Z}}", text)
     text = DEGREES.sub(r"^\\circ", text)
     text = REPEATING.sub(r"\1\\overline{\2}", text)
     text = DOTTED.sub(r"\1\2\\overline{\3}", text.rstrip())
     return text.strip()
+
+
+def _from_mathematica(text: str) -> str:
+    """`Sqrt[2]` as `sqrt(2)`, from the inside out; `E`, `I` and `Pi` are its constants."""
+    for _ in range(5):
+        text = MATHEMATICA.sub(lambda m: f"{m[1].lower()}({m[2]})", text)
+    return text
 
 
 def unwrapped(text: str) -> str:
@@ -319,6 +355,8 @@ def _formulas(text: str) -> tuple[Node, ...]:
         return (parse(found[1].replace(".", "") + "." + (found[2] or "0")),)
     if (lettered := LETTERED.fullmatch(plain)) is not None:
         return (Apply("based", (number(lettered[2]),), lettered[1]),)
+    text = COMBINATIONS.sub(r"\\binom{\1}{\2}", text)
+    text = PERMUTATIONS_MARKED.sub(_permutations, text)
     trees = [parse(text)]
     if GROUPED.fullmatch(plain):
         trees.append(parse(plain.replace(",", ", ")))
@@ -330,11 +368,21 @@ def _formulas(text: str) -> tuple[Node, ...]:
         trees.append(parse(f"{decimal[1]}{whole}.{behind}{plain[decimal.end() :]}"))
     if BINOMIAL.search(plain):
         trees.append(parse(BINOMIAL.sub(r"\\binom{\1}{\2}", plain)))
+    if PERMUTATIONS.search(plain):
+        trees.append(parse(PERMUTATIONS.sub(_permutations, plain)))
     if "/" in text:
         tight = parse(text, tight=True)
         if tight != trees[0]:
             trees.append(tight)
     return tuple(resolved(tree) for tree in trees)
+
+
+def _permutations(found: re.Match[str]) -> str:
+    """The number of permutations of r things out of n, n!/(n-r)!."""
+    chosen = int(found[1]) - int(found[2])
+    if chosen < 0:
+        return found[0]
+    return rf"\frac{{{found[1]}!}}{{{chosen}!}}"
 
 
 def choice_of(text: str) -> str:
