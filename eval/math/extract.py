@@ -204,6 +204,8 @@ def _after_phrase(tail: str) -> str:
         bare = sentence.replace("$", " ")
         return bare.strip() if sentence.count("$") > 2 and read(bare).formulas else _content(first)
     formula, number = _last(FORMULA, sentence), _last(NUMBER, sentence)
+    if formula is None and number is not None and HAN.search(sentence):
+        return number.group()
     if formula is not None and (number is None or number.start() < formula.end()):
         return _content(formula)
     if formula is None and len(WORD.findall(COMMAND.sub("", sentence))) <= 3:
@@ -231,7 +233,7 @@ def _bare(tail: str) -> str:
         return ""
     if PHRASE.search(tail) and "\\text" not in tail:
         return ""
-    if HAN.search(tail) and NUMBER.search(tail):
+    if len(HAN.findall(tail)) >= HAN_SENTENCE and NUMBER.search(tail):
         return ""  # a sentence; its number is the answer
     if read(tail).formulas or TIME.fullmatch(tidied(tail)):
         return tail
@@ -245,7 +247,10 @@ def _bare(tail: str) -> str:
     return tail.strip("*").strip() if few or CODE.search(tail) else ""
 
 
-HAN = re.compile(r"[\u4e00-\u9fff]{4}")
+HAN = re.compile(r"[\u4e00-\u9fff]")
+HAN_SENTENCE = 4
+"""Chinese characters beside a number that are more than its unit."""
+
 SAYS_SOMETHING = re.compile(r"[^\W_]|[∅∞√]|\{\s*\\?\}")
 SENTENCE = re.compile(r"\b(?:is|are|was|equals|gives|get|so|thus|hence|therefore)\b", re.IGNORECASE)
 LABELLED = re.compile(r"[^\W\d_]+\s*:\s")

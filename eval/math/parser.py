@@ -15,7 +15,7 @@ from flint import fmpq, fmpz
 
 from .lexer import FUNCTIONS, OutOfBounds, Token, Unreadable, tokenize
 from .numerals import number_in_words
-from .tree import Apply, Node, Number, Symbol, has_symbol, rename, symbols
+from .tree import CONSTANTS, Apply, Node, Number, Symbol, has_symbol, rename, symbols
 
 MAX_DEPTH = 60
 MAX_DIGITS = 4000
@@ -249,7 +249,11 @@ class _Parser:
                 terms.append(self._signed())
             elif self.at("-"):
                 self.place += 1
-                terms.append(negative(self._signed()))
+                term = self._signed()
+                if terms == [Symbol("bbR")] and isinstance(term, Apply) and term.head == "set":
+                    terms = [Apply("minus", (terms[0], term))]
+                else:
+                    terms.append(negative(term))
             elif self.at("pm", "mp"):
                 head = self.take().text
                 left = terms[0] if len(terms) == 1 else Apply("add", tuple(terms))
@@ -419,8 +423,21 @@ class _Parser:
             if self.tokens[self.place + 2].text == "}":
                 self.place += 3
                 return Apply("degree", (base,)) if inside == "circ" else _primed(base)
+        if base == Symbol("bbR") and (half := self._half_of_the_line()) is not None:
+            return half
         exponent = self._exponent()
         return Apply("pow", (_single(base), exponent))
+
+    def _half_of_the_line(self) -> Node | None:
+        """The sign of `\\mathbb{R}^+`, which stands for the numbers of that sign."""
+        texts = [token.text for token in self.tokens[self.place : self.place + 3]]
+        braced = texts[0] == "{" and texts[2:] == ["}"]
+        sign = texts[1] if braced else texts[0]
+        if sign not in ("+", "-"):
+            return None
+        self.place += 3 if braced else 1
+        ends = (number("0"), Symbol("oo"))
+        return Apply("group", ends if sign == "+" else (negative(ends[1]), ends[0]), "()")
 
     def _exponent(self) -> Node:
         if self.at("-"):
@@ -794,8 +811,10 @@ class _Parser:
             and upper is not None
         ):
             raise Unreadable(f"a {head} without plain bounds")
-        body = self.product()
-        return Apply(head, (body, lower.args[1], upper), lower.args[0].name)
+        body, name = self.product(), lower.args[0].name
+        if name in CONSTANTS:  # `\\sum_{i=1}^n i` has no imaginary unit in it
+            body, name = rename(body, name, f"index {name}"), f"index {name}"
+        return Apply(head, (body, lower.args[1], upper), name)
 
     def _integral(self) -> Node:
         """`\\int_a^b body dx`."""
@@ -996,6 +1015,8 @@ def _applied(name: str, args: tuple[Node, ...], base: Node | None) -> Node:
     """A function node, its base behind its argument."""
     if name == "lg":
         name, base = "log", number("10")
+    if name == "cis":
+        return Apply("exp", (multiply(Symbol("i"), *args),))
     if name == "cbrt":
         return Apply("root", (*args, number("3")))
     if base is not None:
@@ -1016,6 +1037,8 @@ def _primed(node: Node) -> Node:
 
 def _decorated(name: str, node: Node) -> Node:
     """A segment, vector or angle: a variable of its own."""
+    if name == "vec" and node in (Symbol("i"), Symbol("j"), Symbol("k")):
+        name = "hat"
     if isinstance(node, Symbol):
         return Symbol(f"{name} {node.name}")
     if isinstance(node, Apply) and node.head == "mul":

@@ -46,7 +46,10 @@ LABEL = re.compile(
 TO = re.compile(r"(?<=\d)\s*(?:\\text\{\s*to\s*\}|\bto\b)\s*(?=\d)")
 LEADING = re.compile(r"^\s*(?:\\approx|\\sim|≈|~|=)\s*(?=[^=])")
 TIMES_TEN = re.compile(r"(?<=\d)\s*[xX]\s*10(?=\s*(?:\^|\*\*|[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]))")
-TIME = re.compile(r"(\d{1,2}):(\d\d)\s*(?:\\text\{\s*)?([ap])\.?\s*m\.?\s*\}?", re.IGNORECASE)
+TIME = re.compile(
+    r"(?:\\text\{\s*)?(\d{1,2})(?:(?::|\{:\})(\d\d))?\s*(?:\\text\{\s*)?([ap])\.?\s*m\.?\s*\}?",
+    re.IGNORECASE,
+)
 LETTERED = re.compile(
     r"(?:\\(?:text|mathrm)\{\s*)?(?=[0-9]*[A-Za-z])([0-9A-Za-z]{1,40})\s*\}?_\{?(?:\\text\{)?(\d{1,2})\}*"
 )
@@ -68,7 +71,7 @@ WHOLE_PARAMETER = re.compile(
     r")\s*\)?\s*$"
 )
 MATHEMATICA = re.compile(
-    r"(?<![A-Za-z\\])(Sqrt|Sin|Cos|Tan|Cot|Sec|Csc|ArcSin|ArcCos|ArcTan|Sinh|Cosh|Tanh|Log|Exp|Abs|"
+    r"(?<![A-Za-z\\])(Sqrt|Sin|Cos|Tan|Cot|Sec|Csc|ArcSin|ArcCos|ArcTan|Sinh|Cosh|Tanh|Log(?!\[[^\[\]]*,)|Exp|Abs|"
     r"Floor|Ceiling|Max|Min|GCD|LCM)\[([^\[\]]*)\]"
 )
 PERMUTATIONS = re.compile(r"(?<![A-Za-z\\])P\(\s*(\d{1,3})\s*,\s*(\d{1,3})\s*\)")
@@ -76,6 +79,18 @@ PERMUTATIONS_MARKED = re.compile(r"(?:\{\})?[_^]\{?(\d{1,3})\}?P_\{?(\d{1,3})\}?
 COMBINATIONS = re.compile(r"(?:\{\})?[_^]\{?(\w+)\}?C_\{?(\w+)\}?")
 PARAMETER_IN_BRACKETS = re.compile(
     r"(?:\\[ ,;]|\\q?quad|~|\s)*(?:\\left)?\(\s*([a-zA-Z]\s*\\in\s*\\?[A-Za-z{} ]{1,20}?)\s*(?:\\right)?\)$"
+)
+CUP = re.compile(r"(?<=[)\]])\s*U\s*(?=[(\[])")
+IN_R = re.compile(r"\\in\s*R(?=$|[,;])")
+WHOLE_FORMS = (
+    (re.compile(r"^\{\s*([a-z])\s*(?:\||:|\\mid)([^{}]*)\}$"), r"\\{\1 \\mid \2\\}"),
+    (re.compile(r"^<([^<>=]*,[^<>=]*)>$"), r"\\langle \1 \\rangle"),
+    (re.compile(r"^Matrix\((\[.*\])\)$"), r"\1"),
+)
+"""A set without its backslashes, a vector in plain angles, a matrix as sympy prints it."""
+
+CHOSEN = re.compile(
+    r"(?:\\(?:mathrm|text)\{)?(?<![A-Za-z])([CA])\}?(?:_\{?(\d{1,3})\}?\^\{?(\d{1,3})\}?|\^\{?(\d{1,3})\}?_\{?(\d{1,3})\}?)"
 )
 MICRO = re.compile(r"\\mu\s*\\(?:text|mathrm)\s*\{\s*|\\(?:text|mathrm)\s*\{\s*\\mu\s*(?=[A-Za-z])")
 WORD_RUN = re.compile(r"[^\W\d_]+")
@@ -153,6 +168,10 @@ def tidied(text: str) -> str:
     text = TO.sub(":", LEADING.sub("", text))
     text = TIMES_TEN.sub(r"\\times 10", text)
     text = TEMPERATURE.sub(lambda m: r"\text{ celsius }" if m[1] else r"\text{ fahrenheit }", text)
+    text = CUP.sub(r"\\cup ", text)
+    text = IN_R.sub(r"\\in \\mathbb{R}", text)
+    for pattern, replacement in WHOLE_FORMS:
+        text = pattern.sub(replacement, text)
     if "[" in text and MATHEMATICA.search(text):
         text = _from_mathematica(text)
     text = MICRO.sub(r"\\text{u", text)
@@ -165,9 +184,9 @@ def tidied(text: str) -> str:
 
 
 def _from_mathematica(text: str) -> str:
-    """`Sqrt[2]` as `sqrt(2)`, from the inside out; `E`, `I` and `Pi` are its constants."""
+    """`Sqrt[2]` as `sqrt(2)`, from the inside out; its `Log` is natural."""
     for _ in range(5):
-        text = MATHEMATICA.sub(lambda m: f"{m[1].lower()}({m[2]})", text)
+        text = MATHEMATICA.sub(lambda m: f"{'ln' if m[1] == 'Log' else m[1].lower()}({m[2]})", text)
     return text
 
 
@@ -238,11 +257,15 @@ NOISE = re.compile(
 FRACTIONS = re.compile(r"\\[dtc]frac(?![A-Za-z])")
 
 
+DOTS = re.compile(r"\\(?:[lc]?dots|dots[cb])(?![A-Za-z])|\.\.\.")
+
+
 def spelling_key(tidy: str) -> str:
     """A spelling in which equal strings are equal answers: no spaces, except between digits."""
     if (time := TIME.fullmatch(tidy)) is not None:
-        return f"{int(time[1])}:{time[2]} {time[3].lower()}m"
-    text = FRACTIONS.sub(r"\\frac", tidy)
+        hour = int(time[1]) % 12 + (12 if time[3] in "pP" else 0)
+        return f"{hour}:{time[2] or '00'}"
+    text = FRACTIONS.sub(r"\\frac", DOTS.sub(r"\\ldots ", tidy))
     text = TEXT_COMMAND.sub(r"\1", text)
     kept = NOISE.sub(" ", text)
     return re.sub(r"(?<!\d) +| +(?!\d)", "", kept).strip()
@@ -368,6 +391,8 @@ def _formulas(text: str) -> tuple[Node, ...]:
         trees.append(parse(f"{decimal[1]}{whole}.{behind}{plain[decimal.end() :]}"))
     if BINOMIAL.search(plain):
         trees.append(parse(BINOMIAL.sub(r"\\binom{\1}{\2}", plain)))
+    if CHOSEN.search(plain):
+        trees.append(parse(CHOSEN.sub(_chosen, plain)))
     if PERMUTATIONS.search(plain):
         trees.append(parse(PERMUTATIONS.sub(_permutations, plain)))
     if "/" in text:
@@ -383,6 +408,15 @@ def _permutations(found: re.Match[str]) -> str:
     if chosen < 0:
         return found[0]
     return rf"\frac{{{found[1]}!}}{{{chosen}!}}"
+
+
+def _chosen(found: re.Match[str]) -> str:
+    """`C_{10}^{3}` and `A_{10}^{3}`, combinations and permutations as China writes them."""
+    total, taken = found[2] or found[5], found[3] or found[4]
+    if int(taken) > int(total):
+        return found[0]
+    order = "" if found[1] == "A" else f"{taken}!"
+    return rf"\frac{{{total}!}}{{{int(total) - int(taken)}!{order}}}"
 
 
 def choice_of(text: str) -> str:

@@ -499,8 +499,9 @@ class Comparison:
         order = sorted(range(len(letters)), key=letters.__getitem__)
         if order == list(range(len(letters))) or not all(letters):
             return written
-        side = 0 if any(named_value(item) is not None for item in want) else 1
-        plain[side] = [plain[side][place] for place in order]
+        if any(named_value(item) is not None for item in want):
+            return written  # the right answer says in which order things were asked for
+        plain[1] = [plain[1][place] for place in order]
         found = _all([self._compare(*pair) for pair in zip(*plain, strict=True)], "list")
         if found.same is not True and written.same is not False:
             return Same(None, "names", "named things against places, in another order")
@@ -751,6 +752,9 @@ def rows_of(node: Node) -> list[list[Node]] | None:
         return None
     if node.head == "matrix":
         return [list(row.args) for row in node.args if isinstance(row, Apply)]
+    if node.head == "group" and all(_kind(arg) == "[]" for arg in node.args):
+        rows = [list(_items(arg)) for arg in node.args]  # `[[1, 2], [3, 4]]`
+        return rows if len({len(row) for row in rows}) == 1 else None
     if node.head == "group" or node.head == "list":
         return [[arg] for arg in node.args]
     if node.head == "neg":
