@@ -16,7 +16,7 @@ from .policy import MathPolicy
 from .reading import SYNONYMS, WORDS, Reading, choice_of, is_number, read, spelling_key
 from .size import is_tame
 from .tree import Symbol, has
-from .typed import Comparison, Same
+from .typed import SETTLED, Comparison, Same
 
 ASKS_FOR_ROUNDING = re.compile(
     r"\bround(?:ed|ing)?\s+(?:it\b|off\b|up\b|down\b|to\b|your\b|the\s+answer|answers?\b|each\b)"
@@ -27,6 +27,9 @@ ASKS_FOR_ROUNDING = re.compile(
     re.IGNORECASE,
 )
 PLAIN_CHOICE = re.compile(r"\s*(?:\\(?:text|textbf|mathrm)\{)?\s*\(?[A-J]\)?\s*\}?\.?\s*")
+LETTERS = re.compile(r"[A-J](?:\s*(,|、|and|\\text\{\s*and\s*\})?\s*[A-J]){1,9}")
+TEXT_AND = re.compile(r"\\text|and")
+ONE_LETTER = re.compile(r"[A-J]")
 LETTER_AND_TEXT = re.compile(r"\(?[A-J](?:\)|[.:])\s")
 INTEGER = re.compile(r"[+-]?\d{1,4000}")
 
@@ -82,7 +85,8 @@ def decide(
     if not all(is_tame(tree) for tree in (*want.formulas, *got.formulas)):
         return None
     found = compare_readings(want, got, Comparison(policy, rounds))
-    if found.same is None and (found.step == "time" or needs_sympy(want) or needs_sympy(got)):
+    open_ = found.same is None and found.step not in SETTLED
+    if open_ and (found.step == "time" or needs_sympy(want) or needs_sympy(got)):
         return None
     return _decision(found)
 
@@ -126,6 +130,10 @@ def _what_was_asked(got: Reading, problem: str) -> Reading:
 
 def _choices(gold: str, answer: str, want: Reading, got: Reading) -> Same | None:
     """The letter of a multiple choice against another, or against a letter with its text."""
+    runs = LETTERS.fullmatch(want.text), LETTERS.fullmatch(got.text)
+    if runs[0] and runs[1] and (runs[0][1] or runs[1][1]):
+        chosen = [sorted(ONE_LETTER.findall(TEXT_AND.sub("", side.text))) for side in (want, got)]
+        return Same(True, "choice", "the same letters") if chosen[0] == chosen[1] else None
     if not PLAIN_CHOICE.fullmatch(want.text):
         return None
     letter, other = choice_of(want.text), choice_of(got.text)
@@ -171,9 +179,20 @@ def _two_phrases(want: Reading, got: Reading) -> Same | None:
         if _singular(one[0]) == _singular(other[0]):
             return Same(True, "words", "the same word")
         return Same(False, "words", "another word")
+    if sorted({*one} ^ {*other}) == ["not"]:
+        return Same(False, "words", "one says that the other is not so")
+    joined = [_joined_words(side.text) for side in (want, got)]
+    if len(joined[0]) > 1 and joined[0] == joined[1]:
+        return Same(True, "words", "the same words in another order")
     if set(one) <= set(other) or set(other) <= set(one):
         return Same(None, "words", "one says more than the other")
     return Same(None, "words", "answers in words that differ")
+
+
+def _joined_words(tidy: str) -> list[str]:
+    """`Bob and Alice` as `alice` and `bob`; a list of one where nothing is joined."""
+    text = re.sub(r"\\text\s*|[{}]", "", tidy).casefold()
+    return sorted(part.strip() for part in re.split(r",|\band\b", text) if part.strip())
 
 
 def _singular(word: str) -> str:

@@ -29,7 +29,11 @@ LINE = 400
 
 BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
 UNBRACED = re.compile(r"-?\d+(?:\.\d+)?|\\[A-Za-z]+|[^\s{}\\]")
-PHRASE = re.compile(r"\banswer(?:\s+is|\s*[:=])[\s:*]*(?!\s)", re.IGNORECASE)
+PHRASE = re.compile(
+    r"(?:\b(?:answer|(?:option|choice)(?=\s+is\s+[\\(*]*[A-J]\b))(?:\s+is|\s*[:=])|答案(?:是|为)?\s*[:：]?"
+    r"|故选\s*[:：]?|(?:^|\n)\s*答\s*[:：]|<answer>)[\s:*]*(?!\s)",
+    re.IGNORECASE,
+)
 FORMULA = re.compile(
     r"\$\$(?P<display>[^$]{1,2000})\$\$"
     r"|(?<!\\)\$(?P<inline>(?:\\\$|[^$\n]){1,2000}?)(?<!\\)\$"
@@ -38,10 +42,10 @@ FORMULA = re.compile(
     re.DOTALL,
 )
 NUMBER = re.compile(
-    r"(?<![\w.,])-?(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+,\d+(?![\d,.])"
+    r"(?<![0-9A-Za-z_.,])-?(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+,\d+(?![\d,.])"
     r"|\d+(?:\.\d+)?(?:/\d+)?|\.\d+)(?:\\?%)?"
 )
-SENTENCE_END = re.compile(r"[.!?](?=\s|\*|$)")
+SENTENCE_END = re.compile(r"[.!?](?=\s|\*|$)|。|</answer>")
 COMMAND = re.compile(r"\\[A-Za-z]+")
 WORD = re.compile(r"[^\W\d_]{2,}")
 CODE = re.compile(r"__|(?<!\\)\b(?!sin|cos|tan|log|ln|exp|sqrt)[a-z]{2,}\(")
@@ -200,6 +204,8 @@ def _after_phrase(tail: str) -> str:
         bare = sentence.replace("$", " ")
         return bare.strip() if sentence.count("$") > 2 and read(bare).formulas else _content(first)
     formula, number = _last(FORMULA, sentence), _last(NUMBER, sentence)
+    if formula is None and number is not None and HAN.search(sentence):
+        return number.group()
     if formula is not None and (number is None or number.start() < formula.end()):
         return _content(formula)
     if formula is None and len(WORD.findall(COMMAND.sub("", sentence))) <= 3:
@@ -227,6 +233,8 @@ def _bare(tail: str) -> str:
         return ""
     if PHRASE.search(tail) and "\\text" not in tail:
         return ""
+    if len(HAN.findall(tail)) >= HAN_SENTENCE and NUMBER.search(tail):
+        return ""  # a sentence; its number is the answer
     if read(tail).formulas or TIME.fullmatch(tidied(tail)):
         return tail
     if "\n" in tail or LABELLED.match(tail):
@@ -238,6 +246,10 @@ def _bare(tail: str) -> str:
         return ""
     return tail.strip("*").strip() if few or CODE.search(tail) else ""
 
+
+HAN = re.compile(r"[\u4e00-\u9fff]")
+HAN_SENTENCE = 4
+"""Chinese characters beside a number that are more than its unit."""
 
 SAYS_SOMETHING = re.compile(r"[^\W_]|[∅∞√]|\{\s*\\?\}")
 SENTENCE = re.compile(r"\b(?:is|are|was|equals|gives|get|so|thus|hence|therefore)\b", re.IGNORECASE)

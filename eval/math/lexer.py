@@ -46,7 +46,8 @@ SIGNS = {
     "⩽": r"\le ", "⩾": r"\ge ", "∪": r"\cup ", "∩": r"\cap ", "∖": r"\setminus ",
     "∞": r"\infty ", "√": r"\sqrt ", "∛": r"\sqrt[3]", "±": r"\pm ", "∓": r"\mp ",
     "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}",
-    "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}", "°": r"^\circ ", "′": "'", "’": "'", "…": r"\ldots ",
+    "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}", "°": r"^\circ ", "º": r"^\circ ", "′": "'", "’": "'",
+    "…": r"\ldots ",
     "π": r"\pi ", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ",
     "δ": r"\delta ", "λ": r"\lambda ", "μ": r"\mu ", "σ": r"\sigma ", "φ": r"\phi ",
     "ω": r"\omega ", "Δ": r"\Delta ", "Σ": r"\Sigma ", "Ω": r"\Omega ", "ε": r"\epsilon ",
@@ -75,8 +76,9 @@ TEXTS = frozenset(
 DROPPED = frozenset(
     "left right mleft mright big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr "
     "displaystyle textstyle scriptstyle limits nolimits nonumber notag hfill middle "
-    "quad qquad enspace thinspace allowbreak phantom hphantom hline par noindent rm it bf "
-    "boxed fbox mathstrut strut variable".split()
+    "tiny small normalsize large Large LARGE huge Huge "
+    "quad qquad enspace thinspace allowbreak hline par noindent rm it bf "
+    "boxed fbox framebox mathstrut strut variable".split()
 )
 """Commands that change nothing but looks."""
 
@@ -104,7 +106,7 @@ RENAMED = {
 FUNCTIONS = frozenset(
     "sin cos tan cot sec csc arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh coth sech "
     "csch arcsinh arccosh arctanh ln log lg exp abs floor ceil gcd lcm max min sign arg "
-    "det erf Gamma Re Im sqrt cbrt round".split()
+    "cis det erf Gamma Re Im sqrt cbrt round".split()
 )
 GREEK = frozenset(
     "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi "
@@ -125,10 +127,12 @@ KNOWN = {**{name: name for name in FUNCTIONS if name not in ("Re", "Im", "arg", 
 NAME_IN_RUN = re.compile("|".join(sorted(KNOWN, key=len, reverse=True)) + "|[A-Za-z]")
 
 TOKEN = re.compile(
-    r"(?P<space>(?:\s|\\[,;:! >]|~|\\(?:hspace|vspace|kern|mspace|color|textcolor|label|tag)\*?\s*"
+    r"(?P<space>(?:\s|\\[,;:! >]|~|\\(?:hspace|vspace|kern|mspace|color|textcolor|label|tag|"
+    r"phantom|hphantom|vphantom)\*?\s*"
     r"\{[^{}]*\})+)"
     r"|(?P<num>(?:\d{1,3}(?:(?:\{,\}|,\\! ?|\\,|\\!)\d{3})+(?!\d)|\d{1,3}(?:,\d{3})+(?![\d])|\d+)"
     r"(?:\.\d+)?(?:[eE][+-]?\d{1,6}(?![A-Za-z\d]))?|\.\d+(?:[eE][+-]?\d{1,6}(?![A-Za-z\d]))?)"
+    r"|(?P<not>\\not\s*(?:=|\\in(?![A-Za-z])))"
     r"|(?P<brace>\\[{}|])"
     r"|(?P<cmd>\\[A-Za-z]+)"
     r"|(?P<newline>\\\\)"
@@ -144,6 +148,7 @@ def spelled(text: str) -> str:
     """Signs and digits beyond ASCII in LaTeX's spelling."""
     if text.isascii():
         return text
+    text = text.replace("³√", r"\sqrt[3]")
     text = SUPER_RUN.sub(lambda m: "^{" + "".join(SUPERSCRIPTS[c] for c in m[0]) + "}", text)
     text = SUB_RUN.sub(lambda m: "_{" + "".join(SUBSCRIPTS[c] for c in m[0]) + "}", text)
     text = text.translate(TABLE)
@@ -184,7 +189,9 @@ def tokenize(text: str) -> list[Token]:
 
 def _sign(kind: str, spelling: str, spaced: bool, tokens: list[Token]) -> None:
     """Add a bracket, sign or break."""
-    if kind == "brace":
+    if kind == "not":
+        tokens.append(Token("op", "ne" if spelling.endswith("=") else "notin", spaced))
+    elif kind == "brace":
         name = {"\\{": "set{", "\\}": "set}", "\\|": "norm"}[spelling]
         tokens.append(Token("op", name, spaced))
     elif kind == "newline":
@@ -244,6 +251,7 @@ def _command(name: str, text: str, place: int, spaced: bool, tokens: list[Token]
 
 ENVIRONMENT = re.compile(r"\s*\{([a-zA-Z]+\*?)\}(?:\s*\{[lcr| ]*\}|\s*\[[a-z]\](?=\s*\{))?")
 ARGUMENT = re.compile(r"\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
+ONE_LETTER = re.compile(r"\s*([A-Z])(?![A-Za-z])")
 COMMANDS = frozenset(
     "frac sqrt binom choose pm mp cup cap setminus in notin ne approx equiv circ infty emptyset "
     "ldots mod pmod lfloor rfloor lceil rceil lvert rvert langle rangle overline dot sum prod int "
@@ -274,6 +282,8 @@ def _unknown(name: str, spaced: bool, tokens: list[Token]) -> None:
 def _text(name: str, text: str, place: int, spaced: bool, tokens: list[Token]) -> int:
     """Add the argument of a command that sets words; letters in it may be variables."""
     found = ARGUMENT.match(text, place)
+    if found is None and name == "mathbb":
+        found = ONE_LETTER.match(text, place)
     if found is None:
         if name in ("operatorname", "boldsymbol", "bm", "underline", "mathbf", "mathrm", "text"):
             return place  # `\mathbf x`, `\mathrm d`: what follows stands for itself

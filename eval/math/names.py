@@ -30,6 +30,12 @@ def named_value(node: Node) -> tuple[Node, Node] | None:
     return None
 
 
+def value_of(node: Node) -> Node:
+    """A value without what it is called."""
+    found = named_value(node)
+    return node if found is None else found[1]
+
+
 def is_name(node: Node) -> bool:
     """Whether answers are called this: `x`, `x_1`, `f(x)`, `AB`, `|AB|`, `A:B`, `(p,q)`."""
     if isinstance(node, Symbol):

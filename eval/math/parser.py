@@ -15,7 +15,7 @@ from flint import fmpq, fmpz
 
 from .lexer import FUNCTIONS, OutOfBounds, Token, Unreadable, tokenize
 from .numerals import number_in_words
-from .tree import Apply, Node, Number, Symbol, has_symbol, rename, symbols
+from .tree import CONSTANTS, Apply, Node, Number, Symbol, has_symbol, rename, symbols
 
 MAX_DEPTH = 60
 MAX_DIGITS = 4000
@@ -26,6 +26,8 @@ INVERSES = {
     name: f"arc{name}"
     for name in ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh")
 }
+CASES = frozenset({"cases", "dcases", "rcases"})
+CONDITION_WORDS = re.compile(r"[,;\s]*(?:if|for|when|where)?[,;:\s]*")
 MATRICES = frozenset({"matrix", "pmatrix", "bmatrix", "Bmatrix", "vmatrix", "smallmatrix", "array"})
 SEPARATING_TEXT = re.compile(r"[,\s]*(?:and|or|und|et|,|;)?[,\s]*", re.IGNORECASE)
 CLOSING = {"(": (")", "]"), "[": ("]", ")"), "set{": ("set}",), "{": ("}",)}
@@ -197,7 +199,7 @@ class _Parser:
             signs.append(self.take().text)
             args.append(self._side())
         if not signs:
-            return args[0]
+            return _labelled(args[0])
         if signs[-1] == "equiv" and isinstance(args[-1], Apply) and args[-1].head == "cong":
             return args[-1]
         return Apply("chain", tuple(args), tuple(signs))
@@ -247,7 +249,11 @@ class _Parser:
                 terms.append(self._signed())
             elif self.at("-"):
                 self.place += 1
-                terms.append(negative(self._signed()))
+                term = self._signed()
+                if terms == [Symbol("bbR")] and isinstance(term, Apply) and term.head == "set":
+                    terms = [Apply("minus", (terms[0], term))]
+                else:
+                    terms.append(negative(term))
             elif self.at("pm", "mp"):
                 head = self.take().text
                 left = terms[0] if len(terms) == 1 else Apply("add", tuple(terms))
@@ -417,8 +423,21 @@ class _Parser:
             if self.tokens[self.place + 2].text == "}":
                 self.place += 3
                 return Apply("degree", (base,)) if inside == "circ" else _primed(base)
+        if base == Symbol("bbR") and (half := self._half_of_the_line()) is not None:
+            return half
         exponent = self._exponent()
         return Apply("pow", (_single(base), exponent))
+
+    def _half_of_the_line(self) -> Node | None:
+        """The sign of `\\mathbb{R}^+`, which stands for the numbers of that sign."""
+        texts = [token.text for token in self.tokens[self.place : self.place + 3]]
+        braced = texts[0] == "{" and texts[2:] == ["}"]
+        sign = texts[1] if braced else texts[0]
+        if sign not in ("+", "-"):
+            return None
+        self.place += 3 if braced else 1
+        ends = (number("0"), Symbol("oo"))
+        return Apply("group", ends if sign == "+" else (negative(ends[1]), ends[0]), "()")
 
     def _exponent(self) -> Node:
         if self.at("-"):
@@ -756,6 +775,8 @@ class _Parser:
         bars, self.bars = self.bars, 0
         kept = (self.no_ratio, self.no_bar)
         self.no_ratio = self.no_bar = True
+        if self.at("begin:array"):
+            return self._braced_rows()
         node = self.items("set}", "|", ":")
         self.no_ratio, self.no_bar = kept
         if self.at("|", ":"):
@@ -766,6 +787,15 @@ class _Parser:
             node = Apply("set", _members(node))
         self.bars = bars
         self.expect("set}")
+        return node
+
+    def _braced_rows(self) -> Node:
+        """`\\left\\{\\begin{array}...\\right.`, which is how cases were once set."""
+        self.place += 1
+        node = self._cases("array")
+        self.no_ratio = self.no_bar = False
+        if self.at("set}"):
+            raise Unreadable("an array in braces")
         return node
 
     def _repeated(self, head: str) -> Node:
@@ -784,8 +814,10 @@ class _Parser:
             and upper is not None
         ):
             raise Unreadable(f"a {head} without plain bounds")
-        body = self.product()
-        return Apply(head, (body, lower.args[1], upper), lower.args[0].name)
+        body, name = self.product(), lower.args[0].name
+        if name in CONSTANTS:  # `\\sum_{i=1}^n i` has no imaginary unit in it
+            body, name = rename(body, name, f"index {name}"), f"index {name}"
+        return Apply(head, (body, lower.args[1], upper), name)
 
     def _integral(self) -> Node:
         """`\\int_a^b body dx`."""
@@ -819,6 +851,8 @@ class _Parser:
 
     def _environment(self, name: str) -> Node:
         """A matrix; other environments are not formulas of one value."""
+        if name in CASES:
+            return self._cases(name)
         if name not in MATRICES:
             if name in ("align", "aligned", "gathered", "split", "equation", "gather"):
                 node = self.items(f"end:{name}")
@@ -846,6 +880,35 @@ class _Parser:
             raise Unreadable("a matrix with rows of unequal length")
         matrix = Apply("matrix", tuple(rows))
         return Apply("det", (matrix,)) if name == "vmatrix" else matrix
+
+    def _cases(self, name: str) -> Node:
+        """A system of relations, one in each row; or values, each with its condition."""
+        rows: list[tuple[Node, ...]] = []
+        while not self.at(f"end:{name}"):
+            parts = [self.relation()]
+            while not (self.at("newline", f"end:{name}") or self.token.kind == "end"):
+                if not self._skip_condition_words():
+                    parts.append(self.relation())
+            rows.append(tuple(parts))
+            while self.at("newline"):
+                self.place += 1
+            if self.token.kind == "end":
+                raise Unreadable("cases that never end")
+        self.place += 1
+        if all(len(row) == 1 and _is_relation(row[0]) for row in rows):
+            return Apply("list", tuple(row[0] for row in rows), "and")
+        if any(len(row) != 2 for row in rows):
+            raise Unreadable("cases without a condition each")
+        return Apply("cases", tuple(Apply("row", row) for row in rows))
+
+    def _skip_condition_words(self) -> bool:
+        """Step over what parts a value from its condition: `,`, `&`, `if`."""
+        token = self.token
+        parting = self.at("&", ",", ";") or (
+            token.kind == "text" and CONDITION_WORDS.fullmatch(token.text) is not None
+        )
+        self.place += parting
+        return parting
 
     def _entry(self) -> Node:
         node = self.additive()
@@ -916,6 +979,23 @@ def _members(node: Node) -> tuple[Node, ...]:
     return node.args if isinstance(node, Apply) and node.head == "list" else (node,)
 
 
+def _is_relation(node: Node) -> bool:
+    return isinstance(node, Apply) and node.head == "chain"
+
+
+def _labelled(node: Node) -> Node:
+    """`A(1, 2)`, a point with its name, as `A = (1, 2)`."""
+    if isinstance(node, Apply) and node.head == "mul" and len(node.args) == 2:
+        name, place = node.args
+        called = isinstance(name, Symbol) and LABEL.fullmatch(name.name) is not None
+        if called and isinstance(place, Apply) and (place.head, place.info) == ("group", "()"):
+            return Apply("chain", (name, place), ("=",))
+    return node
+
+
+LABEL = re.compile(r"[A-Z](?:_\d|'){0,2}")
+
+
 def _arguments(group: Node) -> tuple[Node, ...]:
     """The arguments in brackets."""
     if isinstance(group, Apply) and group.head in ("group", "list", "set"):
@@ -938,6 +1018,8 @@ def _applied(name: str, args: tuple[Node, ...], base: Node | None) -> Node:
     """A function node, its base behind its argument."""
     if name == "lg":
         name, base = "log", number("10")
+    if name == "cis":
+        return Apply("exp", (multiply(Symbol("i"), *args),))
     if name == "cbrt":
         return Apply("root", (*args, number("3")))
     if base is not None:
@@ -958,6 +1040,8 @@ def _primed(node: Node) -> Node:
 
 def _decorated(name: str, node: Node) -> Node:
     """A segment, vector or angle: a variable of its own."""
+    if name == "vec" and node in (Symbol("i"), Symbol("j"), Symbol("k")):
+        name = "hat"
     if isinstance(node, Symbol):
         return Symbol(f"{name} {node.name}")
     if isinstance(node, Apply) and node.head == "mul":

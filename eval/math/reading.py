@@ -46,15 +46,54 @@ LABEL = re.compile(
 TO = re.compile(r"(?<=\d)\s*(?:\\text\{\s*to\s*\}|\bto\b)\s*(?=\d)")
 LEADING = re.compile(r"^\s*(?:\\approx|\\sim|≈|~|=)\s*(?=[^=])")
 TIMES_TEN = re.compile(r"(?<=\d)\s*[xX]\s*10(?=\s*(?:\^|\*\*|[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]))")
-TIME = re.compile(r"(\d{1,2}):(\d\d)\s*(?:\\text\{\s*)?([ap])\.?\s*m\.?\s*\}?", re.IGNORECASE)
+TIME = re.compile(
+    r"(?:\\text\{\s*)?(\d{1,2})(?:(?::|\{:\})(\d\d))?\s*(?:\\text\{\s*)?([ap])\.?\s*m\.?\s*\}?",
+    re.IGNORECASE,
+)
 LETTERED = re.compile(
     r"(?:\\(?:text|mathrm)\{\s*)?(?=[0-9]*[A-Za-z])([0-9A-Za-z]{1,40})\s*\}?_\{?(?:\\text\{)?(\d{1,2})\}*"
 )
 BINOMIAL = re.compile(r"(?<![A-Za-z\\])C\(\s*(\w+)\s*,\s*(\w+)\s*\)")
-PERCENT_WORDS = re.compile(r"(?<=[\d}$)])\s*(?:\\text\{\s*)?(?:percent|percentage|pct)\b\.?\s*\}?")
+PERCENT_WORDS = re.compile(
+    r"(?<=[\d}$)])\s*(?:\\text\{\s*)?(?:per ?cent|percentage|pct)\b\.?\s*\}?"
+)
 DOTTED = re.compile(r"(\d*\.)(\d*?)(\d+?)\3{1,}(?:\\ldots|\\dots|\.\.\.|…)$")
 REPEATING = re.compile(r"(\d*\.\d*)\((\d+)\)(?!\d)")
 DEGREES = re.compile(r"(?<=[\d}])\s*(?:\\text\{)?\s*degrees?\s*\}?(?=$|[.,;\s)])")
+TEMPERATURE = re.compile(
+    r"(?<=[\d}])\s*(?:\^\s*\{?\s*\\circ\s*\}?|(?:\\text\{\s*)?degrees?)\s*"
+    r"(?:\\(?:text|mathrm|rm)\s*\{?\s*)?(?:(C|[Cc]elsius)|(?:F|[Ff]ahrenheit))\s*\}?$"
+)
+WHOLE_PARAMETER = re.compile(
+    r"[,;]?\s*\(?\s*(?:\\text\{)?[,;\s]*(?:(?:where|for|with)\s*)?(?:"
+    r"(?:(?:any|all|every|an|some)\s+)?integers?\s*\}?\s*\$?([a-zA-Z])\$?"
+    r"|\}?\s*\$?([a-zA-Z])\$?\s*(?:\\text\{)?\s*(?:is|being)\s+(?:an|any)\s+(?:arbitrary\s+)?integer\s*\}?"
+    r")\s*\)?\s*$"
+)
+MATHEMATICA = re.compile(
+    r"(?<![A-Za-z\\])(Sqrt|Sin|Cos|Tan|Cot|Sec|Csc|ArcSin|ArcCos|ArcTan|Sinh|Cosh|Tanh|Log(?!\[[^\[\]]*,)|Exp|Abs|"
+    r"Floor|Ceiling|Max|Min|GCD|LCM)\[([^\[\]]*)\]"
+)
+PERMUTATIONS = re.compile(r"(?<![A-Za-z\\])P\(\s*(\d{1,3})\s*,\s*(\d{1,3})\s*\)")
+PERMUTATIONS_MARKED = re.compile(r"(?:\{\})?[_^]\{?(\d{1,3})\}?P_\{?(\d{1,3})\}?")
+COMBINATIONS = re.compile(r"(?:\{\})?[_^]\{?(\w+)\}?C_\{?(\w+)\}?")
+PARAMETER_IN_BRACKETS = re.compile(
+    r"(?:\\[ ,;]|\\q?quad|~|\s)*(?:\\left)?\("
+    r"\s*([a-zA-Z]\s*\\in\s*\\?[A-Za-z{} ]{1,20}?)\s*(?:\\right)?\)$"
+)
+CUP = re.compile(r"(?<=[)\]])\s*U\s*(?=[(\[])")
+IN_R = re.compile(r"\\in\s*R(?=$|[,;])")
+WHOLE_FORMS = (
+    (re.compile(r"^\{\s*([a-z])\s*(?:\||:|\\mid)([^{}]*)\}$"), r"\\{\1 \\mid \2\\}"),
+    (re.compile(r"^<([^<>=]*,[^<>=]*)>$"), r"\\langle \1 \\rangle"),
+    (re.compile(r"^Matrix\((\[.*\])\)$"), r"\1"),
+)
+"""A set without its backslashes, a vector in plain angles, a matrix as sympy prints it."""
+
+CHOSEN = re.compile(
+    r"(?:\\(?:mathrm|text)\{)?(?<![A-Za-z])([CA])\}?(?:_\{?(\d{1,3})\}?\^\{?(\d{1,3})\}?|\^\{?(\d{1,3})\}?_\{?(\d{1,3})\}?)"
+)
+MICRO = re.compile(r"\\mu\s*\\(?:text|mathrm)\s*\{\s*|\\(?:text|mathrm)\s*\{\s*\\mu\s*(?=[A-Za-z])")
 WORD_RUN = re.compile(r"[^\W\d_]+")
 TEXT_COMMAND = re.compile(
     r"\\(?:text|textbf|textit|textrm|textnormal|mbox|mathrm|mathbf|mathit|operatorname|texttt|"
@@ -129,10 +168,27 @@ def tidied(text: str) -> str:
     text = SPACED_GROUPS.sub(lambda m: re.sub(r"\\? ", "", m[0]), text)
     text = TO.sub(":", LEADING.sub("", text))
     text = TIMES_TEN.sub(r"\\times 10", text)
+    text = TEMPERATURE.sub(lambda m: r"\text{ celsius }" if m[1] else r"\text{ fahrenheit }", text)
+    text = CUP.sub(r"\\cup ", text)
+    text = IN_R.sub(r"\\in \\mathbb{R}", text)
+    for pattern, replacement in WHOLE_FORMS:
+        text = pattern.sub(replacement, text)
+    if "[" in text and MATHEMATICA.search(text):
+        text = _from_mathematica(text)
+    text = MICRO.sub(r"\\text{u", text)
+    text = PARAMETER_IN_BRACKETS.sub(r", \1", text)
+    text = WHOLE_PARAMETER.sub(lambda m: rf", {m[1] or m[2]} \in \mathbb{{Z}}", text)
     text = DEGREES.sub(r"^\\circ", text)
     text = REPEATING.sub(r"\1\\overline{\2}", text)
     text = DOTTED.sub(r"\1\2\\overline{\3}", text.rstrip())
     return text.strip()
+
+
+def _from_mathematica(text: str) -> str:
+    """`Sqrt[2]` as `sqrt(2)`, from the inside out; its `Log` is natural."""
+    for _ in range(5):
+        text = MATHEMATICA.sub(lambda m: f"{'ln' if m[1] == 'Log' else m[1].lower()}({m[2]})", text)
+    return text
 
 
 def unwrapped(text: str) -> str:
@@ -202,11 +258,15 @@ NOISE = re.compile(
 FRACTIONS = re.compile(r"\\[dtc]frac(?![A-Za-z])")
 
 
+DOTS = re.compile(r"\\(?:[lc]?dots|dots[cb])(?![A-Za-z])|\.\.\.")
+
+
 def spelling_key(tidy: str) -> str:
     """A spelling in which equal strings are equal answers: no spaces, except between digits."""
     if (time := TIME.fullmatch(tidy)) is not None:
-        return f"{int(time[1])}:{time[2]} {time[3].lower()}m"
-    text = FRACTIONS.sub(r"\\frac", tidy)
+        hour = int(time[1]) % 12 + (12 if time[3] in "pP" else 0)
+        return f"{hour}:{time[2] or '00'}"
+    text = FRACTIONS.sub(r"\\frac", DOTS.sub(r"\\ldots ", tidy))
     text = TEXT_COMMAND.sub(r"\1", text)
     kept = NOISE.sub(" ", text)
     return re.sub(r"(?<!\d) +| +(?!\d)", "", kept).strip()
@@ -321,6 +381,8 @@ def _formulas(text: str) -> tuple[Node, ...]:
     if (lettered := LETTERED.fullmatch(plain)) is not None and _is_based(lettered):
         based = Apply("based", (number(lettered[2]),), lettered[1])
         return (based,) if DIGIT.search(lettered[1]) else (based, *_readable(text))
+    text = COMBINATIONS.sub(r"\\binom{\1}{\2}", text)
+    text = PERMUTATIONS_MARKED.sub(_permutations, text)
     trees = [parse(text)]
     if GROUPED.fullmatch(plain):
         trees.append(parse(plain.replace(",", ", ")))
@@ -332,6 +394,10 @@ def _formulas(text: str) -> tuple[Node, ...]:
         trees.append(parse(f"{decimal[1]}{whole}.{behind}{plain[decimal.end() :]}"))
     if BINOMIAL.search(plain):
         trees.append(parse(BINOMIAL.sub(r"\\binom{\1}{\2}", plain)))
+    if CHOSEN.search(plain):
+        trees.append(parse(CHOSEN.sub(_chosen, plain)))
+    if PERMUTATIONS.search(plain):
+        trees.append(parse(PERMUTATIONS.sub(_permutations, plain)))
     if "/" in text:
         tight = parse(text, tight=True)
         if tight != trees[0]:
@@ -354,6 +420,23 @@ def _readable(text: str) -> tuple[Node, ...]:
         return (parse(text),)
     except Unreadable:
         return ()
+
+
+def _permutations(found: re.Match[str]) -> str:
+    """The number of permutations of r things out of n, n!/(n-r)!."""
+    chosen = int(found[1]) - int(found[2])
+    if chosen < 0:
+        return found[0]
+    return rf"\frac{{{found[1]}!}}{{{chosen}!}}"
+
+
+def _chosen(found: re.Match[str]) -> str:
+    """`C_{10}^{3}` and `A_{10}^{3}`, combinations and permutations as China writes them."""
+    total, taken = found[2] or found[5], found[3] or found[4]
+    if int(taken) > int(total):
+        return found[0]
+    order = "" if found[1] == "A" else f"{taken}!"
+    return rf"\frac{{{total}!}}{{{int(total) - int(taken)}!{order}}}"
 
 
 def choice_of(text: str) -> str:

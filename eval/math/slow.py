@@ -19,7 +19,7 @@ from .decide import compare_readings, needs_sympy
 from .policy import MathPolicy
 from .reading import Reading, read
 from .tree import Apply, Node, Number, Symbol
-from .typed import Comparison, Same
+from .typed import SETTLED, Comparison, Same
 
 LIMIT_S = 5.0
 """Of one comparison of two trees; the pool's limit is on the whole."""
@@ -38,7 +38,7 @@ def compare(pair: Pair) -> Same:
     want, got = read(gold), read(answer)
     if want.formulas and got.formulas:
         found = compare_readings(want, got, comparison)
-        if found.same is not None or found.step == "limit":
+        if found.same is not None or found.step in SETTLED:
             return found
     left, right = _trees(want), _trees(got)
     if not left or not right:

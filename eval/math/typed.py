@@ -19,11 +19,12 @@ from itertools import pairwise
 from flint import acb, arb, fmpq
 
 from .equal import difference, equal
-from .names import named_value
+from .families import Family, family, lone_name
+from .names import named_value, value_of
 from .policy import MathPolicy
 from .region import FLIPPED, Region, order, region
 from .tree import Apply, Node, Number, Symbol, has, rename, substitute, symbols
-from .units import Unit, plain_symbol_unit, split_unit
+from .units import Unit, plain_symbol_unit, scaled, split_unit
 from .values import OutOfTime, TooLarge, Undefined, Unknown, Value, real_part, time_limit
 
 MAX_ITEMS = 64
@@ -32,9 +33,14 @@ MAX_ITEMS = 64
 MAX_VARIANTS = 16
 """Readings that plus-minus signs may give one expression."""
 
+TEMPERATURES = (("celsius", 1), ("fahrenheit", 1))
 REGIONS = ("union", "inter", "minus", "build")
 COLLECTIONS = ("list", "group", "set")
 BRACKETS = frozenset({"()", "[)", "(]", "[]", "<>"})
+
+
+SETTLED = frozenset({"limit", "names", "scale", "family", "cases"})
+"""Steps that leave a pair open for good: no slower reader knows more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +79,7 @@ class Comparison:
     def compare(self, gold: Node, answer: Node) -> Same:
         """Whether an answer is the right one.
 
-        Undecided under the step `limit`, nobody need try again; under `time`, more time may help.
+        Undecided under a step of `SETTLED`, nobody need try again; under `time`, more time helps.
         """
         try:
             with time_limit(self.limit_s):
@@ -91,6 +97,10 @@ class Comparison:
         if gold == answer:
             return Same(True, "form", "the same form")
         gold, answer = unwrapped(gold), unwrapped(answer)
+        if (want := family(gold)).name or family(answer).name:
+            return self._families(want, family(answer))
+        if has(gold, "cases") and has(answer, "cases"):
+            return self._cases(gold, answer)
         if _is_chain(gold) or _is_chain(answer):
             return self._relations(gold, answer)
         if len(variants(gold)) > 1 or len(variants(answer)) > 1:
@@ -145,6 +155,27 @@ class Comparison:
     def _with_units(
         self, gold: Node, gold_unit: Unit | None, answer: Node, unit: Unit | None
     ) -> Same:
+        (want, want_unit), (got, got_unit) = scaled(gold, gold_unit), scaled(answer, unit)
+        if (want is gold) != (got is answer):
+            return self._scaled(
+                self._measured(want, want_unit, got, got_unit),
+                self._measured(gold, want_unit, answer, got_unit),
+                gold_unit if got is answer else unit,
+            )
+        return self._measured(want, want_unit, got, got_unit)
+
+    @staticmethod
+    def _scaled(same: Same, bare: Same, unit: Unit | None) -> Same:
+        """Only one side says `million`, or `dozen`: the other may count in millions."""
+        if same.same is True or bare.same is not True:
+            return same
+        if unit is not None and ("dozen", 1) in unit.dimensions:
+            return bare  # what is counted, as in how many dozen there are
+        return Same(None, "scale", "the same number, but only one side has its power of ten")
+
+    def _measured(
+        self, gold: Node, gold_unit: Unit | None, answer: Node, unit: Unit | None
+    ) -> Same:
         if self.policy.units == "ignored" or (gold_unit is None and unit is None):
             return self._values(gold, answer)
         if gold_unit is None or unit is None:
@@ -171,6 +202,8 @@ class Comparison:
             return _renamed(self._values(_in_radians(gold), answer), "units")
         if kinds == (radian, angle):
             return _renamed(self._values(gold, _in_radians(answer)), "units")
+        if angle in kinds and any((scale,) in kinds for scale in TEMPERATURES):
+            return _renamed(self._values(gold, answer), "units")  # degrees of a thermometer
         return None
 
     def _one_unit(
@@ -460,9 +493,26 @@ class Comparison:
             named = names[0] if full[0] else names[1]
             distinct = {str(name[0]) for name in named if name is not None}
             if len(distinct) == len(named) > 1 and len(want) == len(got):
-                both = zip(map(_plain, want), map(_plain, got), strict=True)
-                return _all([self._compare(*pair) for pair in both], "list")
+                return self._by_place(want, got, [name[0] for name in named if name is not None])
         return None
+
+    def _by_place(self, want: list[Node], got: list[Node], names: list[Node]) -> Same | None:
+        """`y = 2, x = 1` against `1, 2`: names stand for places in the alphabet's order."""
+        letters = [name.name if isinstance(name, Symbol) else "" for name in names]
+        if len({letter.partition("_")[0] for letter in letters}) == 1 != len(letters):
+            return None  # x_1 and x_2 are several values of one unknown, in any order
+        plain = [[_plain(item) for item in items] for items in (want, got)]
+        written = _all([self._compare(*pair) for pair in zip(*plain, strict=True)], "list")
+        order = sorted(range(len(letters)), key=letters.__getitem__)
+        if order == list(range(len(letters))) or not all(letters):
+            return written
+        if any(named_value(item) is not None for item in want):
+            return written  # the right answer says in which order things were asked for
+        plain[1] = [plain[1][place] for place in order]
+        found = _all([self._compare(*pair) for pair in zip(*plain, strict=True)], "list")
+        if found.same is not True and written.same is not False:
+            return Same(None, "names", "named things against places, in another order")
+        return found
 
     def _members(
         self,
@@ -590,6 +640,63 @@ class Comparison:
             return Same(False, "base", "another number, or its base is missing")
         return Same(None, "base", "a base that cannot be read")
 
+    # -- families and cases ------------------------------------------------------------------------
+
+    def _families(self, gold: Family, answer: Family) -> Same:
+        """`pi/2 + k pi, k in Z`: what a whole or real parameter runs through, by any name."""
+        if gold.domain and answer.domain and gold.domain != answer.domain:
+            return Same(None, "family", "parameters of other kinds")
+        name, other = gold.name or lone_name(gold.body), answer.name or lone_name(answer.body)
+        if not name or not other:
+            lone = not symbols(answer.body if name else gold.body)
+            return Same(False if lone else None, "family", "a family against none")
+        if name != other and name in symbols(answer.body):
+            return Same(None, "family", "one letter with two meanings")
+        whole = (gold.domain or answer.domain) == "Z"
+        want, got = (
+            [value_of(one) for item in _items(side) for one in variants(value_of(item))]
+            for side in (gold.body, rename(answer.body, other, name))
+        )
+        table = [[self._two_families(w, g, name, whole).same for g in got] for w in want]
+        if len(want) == len(got) == 1:
+            return Same(table[0][0], "family", "what their parameters run through")
+        if all(True in row for row in table) and all(
+            True in row for row in zip(*table, strict=True)
+        ):
+            return Same(True, "family", "the same families")
+        return Same(None, "family", "families that may join to the same")
+
+    def _two_families(self, gold: Node, answer: Node, name: str, whole: bool) -> Same:
+        """a + b k and c + d k, k whole, are the same where b = +-d and b divides a - c."""
+        same = self._compare(gold, answer)
+        if same.same is True:
+            return same
+        if not whole:
+            return Same(None, "family", "families in other forms")
+        lines = _line_in(gold, name), _line_in(answer, name)
+        if lines[0] is None or lines[1] is None:
+            return Same(None, "family", "families that are no progressions")
+        (start, step), (other_start, other_step) = lines
+        sizes = equal(Apply("abs", (step,)), Apply("abs", (other_step,)))
+        gap = Apply("add", (start, Apply("neg", (other_start,))))
+        turns = Apply("div", (Apply("mul", (Symbol("pi"), gap)), step))
+        found = sizes and equal(Apply("sin", (turns,)), ZERO)
+        return Same(found, "family", "progressions by their start and step")
+
+    def _cases(self, gold: Node, answer: Node) -> Same:
+        """Functions by cases: every condition with its value, in any order."""
+        gold, answer = value_of(gold), value_of(answer)
+        rows = [side.args if isinstance(side, Apply) else () for side in (gold, answer)]
+        if gold.head != "cases" or answer.head != "cases" or len(rows[0]) != len(rows[1]):
+            return Same(None, "cases", "cases that could not be compared")
+        met = []
+        for row in rows[0]:
+            partner = next((o for o in rows[1] if self._compare(row.args[1], o.args[1]).same), None)
+            if partner is None:
+                return Same(None, "cases", "other conditions")
+            met.append(self._compare(row.args[0], partner.args[0]))
+        return _all(met, "cases")
+
     # -- structure ---------------------------------------------------------------------------------
 
     def _structure(self, gold: Node, answer: Node) -> Same:
@@ -618,6 +725,14 @@ def unwrapped(node: Node) -> Node:
     while isinstance(node, Apply) and node.head == "list" and len(node.args) == 1:
         node = node.args[0]
     return node
+
+
+def _line_in(node: Node, name: str) -> tuple[Node, Node] | None:
+    """(start, step) of what is linear in a parameter and has no other variable; else None."""
+    if symbols(node) != {name} or not is_linear(node):
+        return None
+    start, after = (substitute(node, Symbol(name), Number(fmpq(at))) for at in (0, 1))
+    return start, Apply("add", (after, Apply("neg", (start,))))
 
 
 def _other_unknown(name: Node, other: Node) -> bool:
@@ -650,6 +765,9 @@ def rows_of(node: Node) -> list[list[Node]] | None:
         return None
     if node.head == "matrix":
         return [list(row.args) for row in node.args if isinstance(row, Apply)]
+    if node.head == "group" and all(_kind(arg) == "[]" for arg in node.args):
+        rows = [list(_items(arg)) for arg in node.args]  # `[[1, 2], [3, 4]]`
+        return rows if len({len(row) for row in rows}) == 1 else None
     if node.head == "group" or node.head == "list":
         return [[arg] for arg in node.args]
     if node.head == "neg":

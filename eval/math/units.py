@@ -80,14 +80,19 @@ def _table() -> dict[str, tuple[str, fmpq]]:
     charge 1 coulomb coulombs
     force 1 N newton newtons
     energy 1 J joule joules
-    energy 1000 kJ kilojoule kilojoules
+    energy 4184/1000 cal calorie calories
     power 1 W watt watts
-    power 1000 kW kilowatt kilowatts
     pressure 1 Pa pascal pascals
+    pressure 101325 atm
     voltage 1 V volt volts
     resistance 1 ohm ohms Omega
     frequency 1 Hz hertz
     amount 1 mol mole moles
+    thousand 1 thousand thousands
+    million 1 million millions
+    billion 1 billion billions
+    trillion 1 trillion trillions
+    dozen 1 dozen dozens
     """
     table: dict[str, tuple[str, fmpq]] = {}
     for row in rows.strip().splitlines():
@@ -95,12 +100,51 @@ def _table() -> dict[str, tuple[str, fmpq]]:
         top, _, bottom = factor.partition("/")
         for spelling in spellings:
             table[spelling] = (dimension, fmpq(int(top), int(bottom or 1)))
-    return table
+    return {**_prefixed(table), **table}
+
+
+PREFIXES = (
+    ("n", "nano", -9), ("u", "micro", -6), ("m", "milli", -3), ("c", "centi", -2),
+    ("k", "kilo", 3), ("M", "mega", 6), ("G", "giga", 9),
+)  # fmt: skip
+PREFIXED = (
+    "m meter meters metre metres g gram grams s second seconds L l liter liters A amp amps N "
+    "newton "
+    "newtons J joule joules cal calorie calories W watt watts Pa pascal pascals V volt volts "
+    "ohm ohms Omega Hz hertz mol mole moles"
+).split()
+
+
+def _prefixed(table: Mapping[str, tuple[str, fmpq]]) -> dict[str, tuple[str, fmpq]]:
+    """`kPa`, `millimoles`: the units of the table with the prefixes of the SI."""
+    found = {}
+    for name in PREFIXED:
+        dimension, factor = table[name]
+        for short, long, power in PREFIXES:
+            prefix = long if len(name) > 3 and name != "Omega" else short
+            found[prefix + name] = (dimension, factor * fmpq(10) ** power)
+    return found
 
 
 TABLE: Mapping[str, tuple[str, fmpq]] = _table()
-COMPOUND = {"area": (("length", 2),), "volume": (("length", 3),)}
-"""Dimensions that are powers of others."""
+COMPOUND: Mapping[str, tuple[tuple[str, int], ...]] = {
+    "area": (("length", 2),),
+    "volume": (("length", 3),),
+    "force": (("length", 1), ("mass", 1), ("time", -2)),
+    "energy": (("length", 2), ("mass", 1), ("time", -2)),
+    "power": (("length", 2), ("mass", 1), ("time", -3)),
+    "pressure": (("length", -1), ("mass", 1), ("time", -2)),
+    "charge": (("current", 1), ("time", 1)),
+    "voltage": (("current", -1), ("length", 2), ("mass", 1), ("time", -3)),
+    "resistance": (("current", -2), ("length", 2), ("mass", 1), ("time", -3)),
+    "frequency": (("time", -1),),
+}
+"""Dimensions that are products of others."""
+
+SCALES = {
+    "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
+}  # fmt: skip
+"""Words behind a number that are a factor: `2.5 million`. They are dimensions until `scaled`."""
 
 SPEEDS = {"mph": "mile/hour", "kph": "km/hour", "kmh": "km/hour", "fps": "foot/second"}
 POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "squared": 2, "cubed": 3}
@@ -136,6 +180,18 @@ def parse_unit(text: str) -> Unit | None:
 
 
 _EMPTY = Unit((), fmpq(1))
+
+
+def scaled(node: Node, unit: Unit | None) -> tuple[Node, Unit | None]:
+    """`2.5` and `million dollars` as `2.5 * 10^6` and `dollars`."""
+    if unit is None or not any(name in SCALES for name, _ in unit.dimensions):
+        return node, unit
+    factor = fmpq(1)
+    for name, exponent in unit.dimensions:
+        factor *= fmpq(SCALES.get(name, 1)) ** exponent
+    rest = tuple(part for part in unit.dimensions if part[0] not in SCALES)
+    left = Unit(rest, unit.factor, unit.known) if rest else None
+    return Apply("mul", (node, Number(factor))), left
 
 
 def _single_unit(word: str) -> Unit | None:
@@ -267,7 +323,7 @@ def plain_symbol_unit(node: Node) -> tuple[Node, Unit] | None:
     if not (isinstance(node, Apply) and node.head == "mul" and isinstance(node.args[-1], Symbol)):
         return None
     name = node.args[-1].name
-    if len(name) != 1 or name not in TABLE or len(node.args) != 2:
+    if (len(name) != 1 and name != "Omega") or name not in TABLE or len(node.args) != 2:
         return None
     unit = parse_unit(name)
     return None if unit is None else (node.args[0], unit)
