@@ -71,14 +71,12 @@ WARM_UP = (
 )
 """Pairs that load what is loaded late, and fill the caches that do not depend on the pair."""
 
-_LOAD_THEIRS = ("from math_verify import parse, verify", "verify(parse(gold), parse(pred))")
 FIRST_STEPS = {
     OURS: (
         f"from {__package__}.verify import MathVerifier",
         "judged = MathVerifier().verify(pred, gold)",
     ),
-    THEIRS: _LOAD_THEIRS,
-    WRAPPED: _LOAD_THEIRS,
+    THEIRS: ("from math_verify import parse, verify", "verify(parse(gold), parse(pred))"),
 }
 """Statements that import a contender, and that judge `pred` for `gold`."""
 
@@ -382,7 +380,7 @@ def compare(
         order = contenders if repeat % 2 == 0 else contenders[::-1]
         for position, contender in enumerate(order, start=1):
             passes.append(run_contender(contender, pairs, position, on_judged))
-    imports = {name: time_imports(name) for name in contenders}
+    imports = {name: time_imports(name) for name in FIRST_STEPS}
     return Comparison(tuple(entries), tuple(passes), imports, provenance(folder))
 
 

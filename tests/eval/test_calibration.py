@@ -57,6 +57,18 @@ def test_nothing_stands_there_twice() -> None:
     assert [each for each, times in asked.items() if times > 1] == []
 
 
+def test_no_row_is_one_of_the_published_pairs_that_the_bench_measures_on(data_dir: Path) -> None:
+    def bare(row: dict[str, str]) -> tuple[str, str]:
+        return row["pred"].replace("$", "").strip(), row["gold"].replace("$", "").strip()
+
+    published = set()
+    for path in (data_dir / "verifier").glob("*.jsonl"):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        published |= {bare(json.loads(line)) for line in lines}
+    assert len(published) > 1000
+    assert [row for row in ROWS if bare(row) in published] == []
+
+
 def test_few_rows_allow_that_nothing_is_decided() -> None:
     allowed = sum("allow" in row or row["expected"] == UNVERIFIABLE for row in ROWS)
     assert allowed / len(ROWS) < 0.1
@@ -73,6 +85,7 @@ def test_the_verifier_makes_no_mistake() -> None:
     assert report.passed
     assert report.total.pairs == len(ROWS)
     assert report.total.false_positives == 0
+    assert report.total.precision == 1.0
     assert report.total.recall > 0.99
 
 
@@ -139,6 +152,39 @@ def test_the_command_passes_where_no_verdict_is_a_mistake(tiny_set: Path) -> Non
     done = CliRunner().invoke(app, ["selftest"], env={"COLUMNS": "100"})
     assert done.exit_code == 0, done.output
     assert "passed" in done.output
+
+
+def test_the_command_passes_on_the_set_as_it_is() -> None:
+    done = CliRunner().invoke(app, ["selftest", "--json"])
+    facts = json.loads(done.stdout)["math"]
+    assert done.exit_code == 0, facts["failures"]
+    assert (facts["passed"], facts["pairs"], facts["precision"]) == (True, len(ROWS), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "mistakes"),
+    [
+        (CORRECT, sum(row["expected"] != CORRECT for row in ROWS)),
+        (WRONG, sum(row["expected"] != WRONG for row in ROWS)),
+        (
+            UNVERIFIABLE,
+            sum(row["expected"] != UNVERIFIABLE and "allow" not in row for row in ROWS),
+        ),
+        (Verdict.INFRA_ERROR, len(ROWS)),
+    ],
+)
+def test_a_verifier_that_always_says_the_same_fails_the_command(
+    monkeypatch: pytest.MonkeyPatch, verdict: Verdict, mistakes: int
+) -> None:
+    def verify(self: MathVerifier, answer: str, gold: str, *, problem: str = "") -> Judgement:
+        return Judgement(verdict, answer, Rule.WHOLE, "")
+
+    monkeypatch.setattr(MathVerifier, "verify", verify)
+    done = CliRunner().invoke(app, ["selftest", "--json"])
+    facts = json.loads(done.stdout)["math"]
+    assert done.exit_code == 1
+    assert (facts["passed"], facts["failed"]) == (False, mistakes)
+    assert mistakes > len(ROWS) / 3
 
 
 def test_an_unknown_self_test_is_named() -> None:

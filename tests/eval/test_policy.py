@@ -14,6 +14,8 @@ RIGHT, WRONG = Verdict.CORRECT, Verdict.WRONG
 TENTH = "Round your answer to the nearest tenth."
 DECIMAL = "Express the fraction as a decimal."
 FRACTION = "Express your answer as a common fraction."
+TENTH_ZH = "结果四舍五入到十分位。"
+FRACTION_ZH = "结果用最简分数表示。"
 
 Case = tuple[str, str, Verdict]
 """Given answer, right answer, verdict."""
@@ -105,10 +107,14 @@ TABLE: list[tuple[dict[str, Any], str, list[Case]]] = [
     ({"rounding": "asked"}, FRACTION, NO_ROUNDING),
     ({"rounding": "asked"}, TENTH, ROUNDED),
     ({"rounding": "asked"}, DECIMAL, ROUNDED),
+    ({"rounding": "asked"}, FRACTION_ZH, NO_ROUNDING),
+    ({"rounding": "asked"}, TENTH_ZH, ROUNDED),
     ({"rounding": "always"}, "", ROUNDED),
     ({"rounding": "always"}, FRACTION, ROUNDED),
+    ({"rounding": "always"}, FRACTION_ZH, ROUNDED),
     ({"rounding": "never"}, "", NO_ROUNDING),
     ({"rounding": "never"}, TENTH, NO_ROUNDING),
+    ({"rounding": "never"}, TENTH_ZH, NO_ROUNDING),
     (
         {"decimals": 4},
         "",
@@ -222,6 +228,14 @@ def test_no_setting_lets_exact_numbers_be_nearly_equal(
         ("Write 0.25 as a fraction in lowest terms.", False),
         ("What is the probability that a round is won?", False),
         ("Which common fraction is the recurring decimal 0.666...?", False),
+        ("结果保留两位小数。", True),
+        ("保留三位有效数字。", True),
+        ("四舍五入到百分位。", True),
+        ("求方程的近似解。", True),
+        ("答案精确到0.01。", True),
+        ("求x的精确值。", False),
+        ("用最简分数表示。", False),
+        ("圆桌旁坐八人，有多少种坐法？", False),
     ],
 )
 def test_what_asks_for_rounding_and_what_does_not(
