@@ -673,10 +673,10 @@ class Comparison:
             return same
         if not whole:
             return Same(None, "family", "families in other forms")
-        lines = _line_in(gold, name), _line_in(answer, name)
-        if lines[0] is None or lines[1] is None:
+        line, other_line = _line_in(gold, name), _line_in(answer, name)
+        if line is None or other_line is None:
             return Same(None, "family", "families that are no progressions")
-        (start, step), (other_start, other_step) = lines
+        (start, step), (other_start, other_step) = line, other_line
         sizes = equal(Apply("abs", (step,)), Apply("abs", (other_step,)))
         gap = Apply("add", (start, Apply("neg", (other_start,))))
         turns = Apply("div", (Apply("mul", (Symbol("pi"), gap)), step))
@@ -685,13 +685,12 @@ class Comparison:
 
     def _cases(self, gold: Node, answer: Node) -> Same:
         """Functions by cases: every condition with its value, in any order."""
-        gold, answer = value_of(gold), value_of(answer)
-        rows = [side.args if isinstance(side, Apply) else () for side in (gold, answer)]
-        if gold.head != "cases" or answer.head != "cases" or len(rows[0]) != len(rows[1]):
+        want, got = _case_rows(value_of(gold)), _case_rows(value_of(answer))
+        if not want or len(want) != len(got):
             return Same(None, "cases", "cases that could not be compared")
         met = []
-        for row in rows[0]:
-            partner = next((o for o in rows[1] if self._compare(row.args[1], o.args[1]).same), None)
+        for row in want:
+            partner = next((o for o in got if self._compare(row.args[1], o.args[1]).same), None)
             if partner is None:
                 return Same(None, "cases", "other conditions")
             met.append(self._compare(row.args[0], partner.args[0]))
@@ -957,6 +956,13 @@ def _is_line(node: Node) -> bool:
 
 def _is_collection(node: Node) -> bool:
     return isinstance(node, Apply) and node.head in COLLECTIONS
+
+
+def _case_rows(node: Node) -> list[Apply]:
+    """The rows of a function by cases; none where it is something else."""
+    if not (isinstance(node, Apply) and node.head == "cases"):
+        return []
+    return [row for row in node.args if isinstance(row, Apply)]
 
 
 def _is_set(node: Node) -> bool:

@@ -104,11 +104,19 @@ def test_names_say_which_value_is_which(verifier: MathVerifier, case: Case) -> N
 
 FAMILIES: list[Case] = [
     (r"\frac{\pi}{2}+n\pi, n\in\mathbb{Z}", r"\boxed{x=\frac{\pi}{2}+k\pi\ (k\in Z)}", CORRECT),
-    (r"-\frac{\pi}{2}+n\pi, n\in\mathbb{Z}", r"\boxed{\frac{\pi}{2}+k\pi, k\in\mathbb{Z}}", CORRECT),
+    (
+        r"-\frac{\pi}{2}+n\pi, n\in\mathbb{Z}",
+        r"\boxed{\frac{\pi}{2}+k\pi, k\in\mathbb{Z}}",
+        CORRECT,
+    ),
     (r"\frac{\pi}{4}+n\pi, n\in\mathbb{Z}", r"\boxed{\frac{\pi}{2}+k\pi, k\in\mathbb{Z}}", WRONG),
     (r"2\pi n, n\in\mathbb{Z}", r"\boxed{2k\pi\text{ for any integer }k}", CORRECT),
     (r"2\pi n, n\in\mathbb{Z}", r"\boxed{k\pi\text{, where }k\text{ is an integer}}", WRONG),
-    (r"\frac{\pi}{6}+k\pi, k\in\mathbb{Z}", r"\boxed{30^\circ+180^\circ k, k\in\mathbb{Z}}", CORRECT),
+    (
+        r"\frac{\pi}{6}+k\pi, k\in\mathbb{Z}",
+        r"\boxed{30^\circ+180^\circ k, k\in\mathbb{Z}}",
+        CORRECT,
+    ),
     (r"\frac{\pi}{6}+k\pi, k\in\mathbb{Z}", r"\boxed{30^\circ+360^\circ k, k\in\mathbb{Z}}", WRONG),
     (r"2n\pi\pm\frac{\pi}{3}, n\in\mathbb{Z}", r"\boxed{\pm\frac{\pi}{3}+2k\pi, k\in\mathbb{Z}}",
      CORRECT),

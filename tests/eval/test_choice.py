@@ -2,7 +2,9 @@
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from r1kit.eval.choice import CHOICE_JUDGE, ChoiceJudge, find_choice, shown
@@ -95,10 +97,12 @@ def test_the_order_is_part_of_the_prompt_and_so_of_the_key() -> None:
     assert texts[0].endswith(r"the letter of the right option within \boxed{}.")
 
 
-def test_a_model_that_knows_the_text_is_right_in_every_order(tmp_path: Path, engine_of) -> None:
+def test_a_model_that_knows_the_text_is_right_in_every_order(
+    tmp_path: Path, engine_of: Callable[..., Any]
+) -> None:
     problem = ChoiceProblem("p", "Which?", "Mitochondria", "s", choices=tuple(OPTIONS))
 
-    def script(request) -> str:
+    def script(request: Any) -> str:
         content = request.prompt.messages[0].content
         letter = next(line[0] for line in content.split("\n") if line[1:] == ") Mitochondria")
         return f"<think>\n</think>\\boxed{{{letter}}}"

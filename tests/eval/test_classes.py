@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from r1kit.eval.choice import ChoiceJudge
 from r1kit.eval.classes import MOST, answer_classes
 from r1kit.eval.evaluate import Row
-from r1kit.eval.judge import MathJudge
+from r1kit.eval.judge import Judge, MathJudge
 from r1kit.eval.math.extract import Rule
 from r1kit.eval.math.verify import Judgement
 from r1kit.eval.problems import Problem
@@ -37,7 +37,7 @@ def rows(*answers: str, problem: Problem = SUM) -> list[Row]:
     ]
 
 
-def groups(found: Sequence[Row], judge: object) -> list[list[str]]:
+def groups(found: Sequence[Row], judge: Judge) -> list[list[str]]:
     """The extracted answers, class by class."""
     classes = answer_classes(found, judge).by_key
     named = sorted(
@@ -61,7 +61,7 @@ def test_equal_answers_to_different_problems_are_never_compared() -> None:
     asked: list[tuple[str, str, str]] = []
 
     class Noting(MathJudge):
-        def alike(self, pairs):
+        def alike(self, pairs: Sequence[tuple[Problem, str, str]]) -> list[bool] | None:
             asked.extend((problem.id, one, other) for problem, one, other in pairs)
             return super().alike(pairs)
 
@@ -80,7 +80,7 @@ def test_the_number_of_comparisons_is_bounded_and_what_is_left_out_is_counted() 
     pairs_asked: list[int] = []
 
     class Counting(MathJudge):
-        def alike(self, pairs):
+        def alike(self, pairs: Sequence[tuple[Problem, str, str]]) -> list[bool] | None:
             pairs_asked.append(len(pairs))
             return [False] * len(pairs)
 
@@ -96,7 +96,7 @@ def test_options_are_classes_of_their_own() -> None:
 
 def test_a_judge_that_cannot_compare_forms_no_classes() -> None:
     class Silent(MathJudge):
-        def alike(self, pairs):
+        def alike(self, pairs: Sequence[tuple[Problem, str, str]]) -> list[bool] | None:
             return None
 
     assert answer_classes(rows("3", "3"), Silent()).by_key == {}
@@ -106,7 +106,7 @@ def test_chains_of_equal_answers_end_in_one_class() -> None:
     class Chained(MathJudge):
         """a = b and b = c are seen, a = c is not."""
 
-        def alike(self, pairs):
+        def alike(self, pairs: Sequence[tuple[Problem, str, str]]) -> list[bool] | None:
             return [(one, other) in (("a", "b"), ("b", "c")) for _, one, other in pairs]
 
     assert groups(rows("a", "b", "c", "d"), Chained()) == [["a", "b", "c"], ["d"]]

@@ -16,7 +16,7 @@ from r1kit.eval.problems import Problem
 from r1kit.eval.prompt import PromptSettings
 from r1kit.eval.score import summarise
 from r1kit.eval.verdict import Verdict
-from r1kit.teacher.engine import Finish, Identity, Request, Response, Sampling
+from r1kit.teacher.engine import Engine, Finish, Identity, Request, Response, Sampling
 from r1kit.teacher.engines import open_engine
 from r1kit.teacher.ledger import Ledger
 from r1kit.teacher.settings import EngineSettings
@@ -79,7 +79,7 @@ class Scripted:
 
 
 def run(
-    folder: Path, engine: Scripted, problems: Sequence[Problem] = PROBLEMS, **more: Any
+    folder: Path, engine: Engine, problems: Sequence[Problem] = PROBLEMS, **more: Any
 ) -> Evaluation:
     with Ledger.open(folder / "traces.sqlite") as ledger:
         settings = {"sampling": SAMPLING, "prompt": PromptSettings(template="{statement}"), **more}

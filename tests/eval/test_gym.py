@@ -1,7 +1,10 @@
 """reasoning-gym: its tasks are suites, and its own scorer judges, in workers that can be killed."""
 
 import time
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from typing import Any
 
 import pytest
 from r1kit.eval import gym
@@ -43,14 +46,14 @@ def test_an_unknown_task_gets_a_hint(task: str) -> None:
 
 def test_without_the_package_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(name: str) -> str:
-        raise gym.PackageNotFoundError(name)
+        raise PackageNotFoundError(name)
 
     monkeypatch.setattr(gym, "version", absent)
     with pytest.raises(ProblemsError, match=r"pip install 'r1kit\[gym\]'"):
         open_suite("gym:gcd", 1)
 
 
-def test_the_tasks_scorer_decides(task: str, tmp_path: Path, engine_of) -> None:
+def test_the_tasks_scorer_decides(task: str, tmp_path: Path, engine_of: Callable[..., Any]) -> None:
     problems = open_suite(f"gym:{task}", 3).problems
     said = {
         problems[0].id: f"<think>\n</think>So <answer>{problems[0].answer}</answer>",

@@ -1,8 +1,9 @@
 """Live judging: it happens while answers come in, and ends with what judging at the end gives."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from r1kit.eval import live
@@ -19,12 +20,13 @@ from r1kit.teacher.ledger import Ledger
 PROBLEMS = [Problem(str(i), f"{i}?", str(i), "s") for i in range(6)]
 
 
-class Listed:
+class Listed(MathJudge):
     """Judges from a list of verdicts per key, the next one at every call."""
 
     name = "listed/1"
 
     def __init__(self, verdicts: dict[str, list[Verdict]]) -> None:
+        super().__init__()
         self.verdicts = verdicts
         self.batches: list[list[str]] = []
 
@@ -40,14 +42,14 @@ def answered(number: int) -> Answered:
 
 
 def test_the_running_score_is_told_while_answers_come_in(
-    tmp_path: Path, engine_of, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, engine_of: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live, "BATCH_S", 0.0)
     monkeypatch.setattr("r1kit.teacher.collect.REPORT_S", 0.0)
     heard: list[Running] = []
     first = threading.Event()
 
-    def script(request):
+    def script(request: Any) -> Any:
         if request.problem_id == "1":  # the second answer waits until the first one was judged
             assert first.wait(30), "nothing was judged while the engine was still answering"
         return f"<think>\n</think>\\boxed{{{min(int(request.problem_id), 2)}}}"
@@ -65,7 +67,9 @@ def test_the_running_score_is_told_while_answers_come_in(
     assert heard[-1].score == result.score and result.score.value == 0.5
 
 
-def test_what_was_answered_before_counts_at_once(tmp_path: Path, engine_of) -> None:
+def test_what_was_answered_before_counts_at_once(
+    tmp_path: Path, engine_of: Callable[..., Any]
+) -> None:
     heard: list[Running] = []
     with Ledger.open(tmp_path / "t.sqlite") as ledger:
         for _ in range(2):
@@ -102,7 +106,9 @@ def test_only_what_stayed_undecided_is_judged_again_at_the_end() -> None:
     assert judge.batches[-1] == ["1", "2"]
 
 
-def test_a_run_that_asked_nothing_judges_once(tmp_path: Path, engine_of) -> None:
+def test_a_run_that_asked_nothing_judges_once(
+    tmp_path: Path, engine_of: Callable[..., Any]
+) -> None:
     class Noting(MathJudge):
         def judge(self, answers: Sequence[Answered]) -> Iterator[tuple[str, Judgement]]:
             batches.append(len(answers))
@@ -119,7 +125,7 @@ def test_a_run_that_asked_nothing_judges_once(tmp_path: Path, engine_of) -> None
     assert counts == [12, 6]
 
 
-def test_a_judge_that_raises_is_heard(tmp_path: Path, engine_of) -> None:
+def test_a_judge_that_raises_is_heard(tmp_path: Path, engine_of: Callable[..., Any]) -> None:
     class Broken(MathJudge):
         def judge(self, answers: Sequence[Answered]) -> Iterator[tuple[str, Judgement]]:
             raise ZeroDivisionError("of the judge")
@@ -136,8 +142,10 @@ def test_a_judge_that_raises_is_heard(tmp_path: Path, engine_of) -> None:
         assert ledger.counts().completions == 6  # the answers are kept
 
 
-def test_an_engine_that_fails_leaves_no_thread(tmp_path: Path, engine_of) -> None:
-    def script(request):
+def test_an_engine_that_fails_leaves_no_thread(
+    tmp_path: Path, engine_of: Callable[..., Any]
+) -> None:
+    def script(request: Any) -> Any:
         raise KeyboardInterrupt
 
     before = threading.active_count()

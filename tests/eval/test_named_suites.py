@@ -60,7 +60,7 @@ def test_order_ids_spacing_and_packing_do_not_matter_but_a_word_does(
     assert loaded.source.is_expected is True
     assert loaded.problems[0].id == "100"
 
-    changed[3]["Problem"] += " Or not."
+    changed[3]["Problem"] = f"{changed[3]['Problem']} Or not."
     (tmp_path / "aime24.jsonl.gz").unlink()
     path = write(tmp_path / "aime24.jsonl", changed)
     known = CATALOGUE["aime24"].sha256
@@ -170,7 +170,6 @@ def test_the_real_loader_takes_what_we_give_it(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A folder stands for the hub's id: `datasets` itself parts split and fields."""
-    from r1kit.eval.suites import load
     from r1kit.eval.suites.suite import Hub
 
     source = tmp_path / "repository"
@@ -181,7 +180,7 @@ def test_the_real_loader_takes_what_we_give_it(
         **{name: getattr(suite, name) for name in suite.__slots__ if name != "hub"},
         hub=Hub(str(source), "test"),
     )
-    monkeypatch.setitem(load.CATALOGUE, "aime24", local)
+    monkeypatch.setitem(CATALOGUE, "aime24", local)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
     assert open_suite("aime24").source.is_expected is True

@@ -191,7 +191,10 @@ def test_of_two_scores_the_newer_one_is_shown(tmp_path: Path) -> None:
     row = BY_TITLE["AIME 2024 (Pass@1)"]
     ((shown,),) = models_measured([row], measured).values()
     assert shown is not None
-    assert shown.value(row) == Value(0.4, (pytest.approx(0.3), 0.5))
+    value = shown.value(row)
+    assert value is not None and value.ci95 is not None
+    assert (value.value, value.ci95[1]) == (0.4, 0.5)
+    assert value.ci95[0] == pytest.approx(0.3)
     assert models_measured([BY_TITLE["MMLU (Pass@1)"]], measured) == {}
 
 

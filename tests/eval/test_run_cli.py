@@ -20,8 +20,10 @@ from r1kit.eval.cli import app
 from r1kit.eval.run_cli import folders_of, suite_list
 from typer.testing import CliRunner
 
-SUMS = [{"id": f"s{i}", "problem": f"{i} + 1?", "answer": str(i + 1)} for i in range(4)]
-CHOICES = [
+SUMS: list[dict[str, Any]] = [
+    {"id": f"s{i}", "problem": f"{i} + 1?", "answer": str(i + 1)} for i in range(4)
+]
+CHOICES: list[dict[str, Any]] = [
     {"id": f"c{i}", "question": "Which?", "choices": ["yes", "no"], "answer": 0} for i in "ab"
 ]
 
@@ -32,7 +34,7 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine_of
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine_of: Callable[..., Any]
 ) -> Callable[..., tuple[Any, dict[str, list[Any]]]]:
     """Run `r1kit eval run ...` beside some files; returns the result and who was asked what."""
     for name, rows in {"sums": SUMS, "choices": CHOICES}.items():
@@ -43,14 +45,14 @@ def command(
         (tmp_path / model / "config.json").touch()  # a model must be there, whoever answers
     asked: dict[str, list[Any]] = {}
 
-    def script(request) -> str:
+    def script(request: Any) -> str:
         content = request.prompt.messages[0].content
         if "Which?" in content:
             return "<think>\n</think>\\boxed{A}"
         first = content.split()[0]
         return f"<think>\n</think>\\boxed{{{int(first) + 1 if first.isdigit() else 0}}}"
 
-    def grade(request) -> str:
+    def grade(request: Any) -> str:
         reply = request.prompt.messages[0].content.split("==========")[1]
         return "GRADE: CORRECT" if "1" in reply else "GRADE: NOT_ATTEMPTED"
 
@@ -68,7 +70,9 @@ def command(
     return call
 
 
-def test_several_suites_share_an_engine_and_have_a_folder_each(command, tmp_path: Path) -> None:
+def test_several_suites_share_an_engine_and_have_a_folder_each(
+    command: Callable[..., Any], tmp_path: Path
+) -> None:
     result, asked = command("--suite", "sums.jsonl,choices.jsonl", "--out", "o", "--samples", "2")
     assert result.exit_code == 0, result.output
     assert len(asked["model"]) == 12
@@ -94,7 +98,7 @@ def test_several_suites_share_an_engine_and_have_a_folder_each(command, tmp_path
     }
 
 
-def test_adding_samples_reuses_the_first_ones(command, tmp_path: Path) -> None:
+def test_adding_samples_reuses_the_first_ones(command: Callable[..., Any], tmp_path: Path) -> None:
     command("--suite", "sums.jsonl", "--out", "o", "--samples", "2")
     before = lines_of(tmp_path / "o/answers.jsonl")
     result, asked = command("--suite", "sums.jsonl", "--out", "o", "--samples", "5", "--json")
@@ -105,7 +109,7 @@ def test_adding_samples_reuses_the_first_ones(command, tmp_path: Path) -> None:
     assert [row for row in after if row["sample"] < 2] == before
 
 
-def test_r1s_defaults_are_asked_for(command, data_dir: Path) -> None:
+def test_r1s_defaults_are_asked_for(command: Callable[..., Any], data_dir: Path) -> None:
     arguments = ("--suite", "aime24,math500", "--data-dir", str(data_dir), "--limit", "1")
     result, asked = command(*arguments, "--out", "o")
     assert result.exit_code == 0, result.output
@@ -123,7 +127,9 @@ def test_r1s_defaults_are_asked_for(command, data_dir: Path) -> None:
     assert request.prompt.prefill == "<think>\n"
 
 
-def test_short_answers_need_a_judge_and_report_how_far_it_agrees(command, tmp_path: Path) -> None:
+def test_short_answers_need_a_judge_and_report_how_far_it_agrees(
+    command: Callable[..., Any], tmp_path: Path
+) -> None:
     result, asked = command("--suite", "simpleqa")
     assert isinstance(result.exception, KitError)
     assert "simpleqa: another model has to judge its answers: name it with --judge-model" in str(
@@ -146,14 +152,14 @@ def test_short_answers_need_a_judge_and_report_how_far_it_agrees(command, tmp_pa
     assert asked == {"model": [], "grader": []}
 
 
-def test_a_judge_named_in_part_is_refused(command) -> None:
+def test_a_judge_named_in_part_is_refused(command: Callable[..., Any]) -> None:
     result, _ = command("--suite", "tiny", "--judge-base-url", "http://127.0.0.1:1/v1")
     assert "--judge-base-url needs --judge-model" in str(result.exception)
     result, _ = command("--suite", "tiny", "--judge-model", "x", "--judge-engine", "openai")
     assert "--judge-engine openai needs --judge-base-url" in str(result.exception)
 
 
-def test_an_engine_that_is_not_there_yet_names_what_works(command) -> None:
+def test_an_engine_that_is_not_there_yet_names_what_works(command: Callable[..., Any]) -> None:
     result, _ = command("--engine", "vllm")
     assert isinstance(result.exception, KitError)
     assert "vllm serve model" in str(result.exception) and "--engine openai" in str(
@@ -184,7 +190,7 @@ def test_a_refused_endpoint_is_named_at_once(
 
 
 def test_an_endpoint_that_is_gone_is_not_missed_when_nothing_is_asked(
-    command, free_port: int
+    command: Callable[..., Any], free_port: int
 ) -> None:
     url = f"http://127.0.0.1:{free_port}/v1"
     arguments = ("--suite", "sums.jsonl", "--engine", "openai", "--base-url", url, "--out", "o")
@@ -197,7 +203,9 @@ def test_an_endpoint_that_is_gone_is_not_missed_when_nothing_is_asked(
     assert "nothing listens there" in str(result.exception)
 
 
-def test_progress_in_a_log_tells_the_running_score(command, monkeypatch) -> None:
+def test_progress_in_a_log_tells_the_running_score(
+    command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("r1kit.eval.bars.LINE_S", 0.0)
     monkeypatch.setattr("r1kit.eval.live.BATCH_S", 0.0)
     result, _ = command("--suite", "sums.jsonl", "--out", "o")

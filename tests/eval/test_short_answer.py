@@ -2,7 +2,9 @@
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from r1kit.eval.agreement import compare, load_labels, measure
@@ -29,7 +31,7 @@ PROBLEM = Problem("p", "Who wrote Middlemarch?", "George Eliot", "simpleqa")
 
 
 def judged(
-    tmp_path: Path, engine, *answers: str | None
+    tmp_path: Path, engine: Any, *answers: str | None
 ) -> list[tuple[Verdict, str, tuple[str, ...]]]:
     with Ledger.open(tmp_path / "judge.sqlite") as ledger:
         judge = ShortAnswerJudge(engine, ledger, sampling=GREEDY)
@@ -40,7 +42,7 @@ def judged(
     ]
 
 
-def grader(request):
+def grader(request: Any) -> Any:
     """Grades by the words of the answer."""
     reply = request.prompt.messages[0].content.split("==========")[1].strip()
     return {
@@ -53,7 +55,9 @@ def grader(request):
     }[reply]
 
 
-def test_every_grade_and_every_failure_has_its_own_place(tmp_path: Path, engine_of) -> None:
+def test_every_grade_and_every_failure_has_its_own_place(
+    tmp_path: Path, engine_of: Callable[..., Any]
+) -> None:
     engine = engine_of(grader)
     words = ("Eliot", "Austen", "pass", "mumble", "endless", "broken", None, " ")
     said = judged(tmp_path, engine, *words)
@@ -78,10 +82,12 @@ def test_every_grade_and_every_failure_has_its_own_place(tmp_path: Path, engine_
     assert len(again.asked) == 1  # only the broken call is made again
 
 
-def test_a_judge_that_is_gone_leaves_what_it_graded(tmp_path: Path, engine_of) -> None:
+def test_a_judge_that_is_gone_leaves_what_it_graded(
+    tmp_path: Path, engine_of: Callable[..., Any]
+) -> None:
     calls = []
 
-    def script(request):
+    def script(request: Any) -> Any:
         calls.append(request)
         if len(calls) > 1:
             raise EngineError("the endpoint is gone")
@@ -145,14 +151,16 @@ def test_the_labels_that_come_along_cover_grades_and_languages() -> None:
     assert len({(each.question, each.answer) for each in labels}) == len(labels)
 
 
-def test_the_judge_is_held_against_the_labels(tmp_path: Path, engine_of) -> None:
+def test_the_judge_is_held_against_the_labels(
+    tmp_path: Path, engine_of: Callable[..., Any]
+) -> None:
     labels = load_labels()
     truth = {
         judge_prompt(e.question, e.gold, e.answer).messages[0].content: e.label for e in labels
     }
     flips = 3
 
-    def script(request):
+    def script(request: Any) -> Any:
         content = request.prompt.messages[0].content
         grade = truth[content]
         flipped = list(truth).index(content) < flips
@@ -166,9 +174,9 @@ def test_the_judge_is_held_against_the_labels(tmp_path: Path, engine_of) -> None
 
 
 def test_a_judge_that_was_never_there_stops_the_run_before_a_model_is_asked(
-    tmp_path: Path, engine_of
+    tmp_path: Path, engine_of: Callable[..., Any]
 ) -> None:
-    def script(request):
+    def script(request: Any) -> Any:
         raise EngineError("nothing listens there")
 
     with Ledger.open(tmp_path / "judge.sqlite") as ledger:
@@ -187,7 +195,9 @@ def test_own_labels_are_read_and_refused_by_line(tmp_path: Path) -> None:
         load_labels(path)
 
 
-def test_a_short_answer_suite_is_scored_through_the_judge(tmp_path: Path, engine_of) -> None:
+def test_a_short_answer_suite_is_scored_through_the_judge(
+    tmp_path: Path, engine_of: Callable[..., Any]
+) -> None:
     path = tmp_path / "facts.jsonl"
     rows = [{"Prompt": f"say {word}", "Answer": "Eliot"} for word in ("Eliot", "Austen", "pass")]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -68,7 +68,7 @@ def test_greedy_is_told_from_everything_else(folder: Path, engine: TorchEngine) 
         context = "".join(pair)
         before = tokenizer(context).input_ids
         best = int(model(input_ids=torch.tensor([before])).logits[0, -1].argmax())
-        letter = tokenizer.decode([best])
+        letter = str(tokenizer.decode([best]))
         if not letter.isspace() and tokenizer(context + letter).input_ids == [*before, best]:
             seen += 1
             assert likelihood.continuation(context, letter).is_greedy
