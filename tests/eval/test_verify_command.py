@@ -282,6 +282,7 @@ def test_the_contenders_work_through_the_same_pairs(tmp_path: Path) -> None:
     assert "1 pairs of disputed expectation are in no figure" in done.stdout
     both = " ".join(done.stdout.split())
     assert both.count("in no figure, since one expects both: $6$ for $[6]$") == 1
+    assert "not judged as expected: 1 pairs, and 2 of those in no figure;" in both
     facts = json.loads(out.read_text())
     assert facts["contradicted_pairs_left_out"] == [{"file": "one", "pred": "$6$", "gold": "$[6]$"}]
     assert facts["total"][OURS]["pairs"] == 5 and facts["files"]["two"][OURS]["agreement"] == 1.0
