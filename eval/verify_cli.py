@@ -380,5 +380,9 @@ def _print_comparison(comparison: "Comparison") -> None:
     for entry in comparison.contradicted:
         pair = f"{printable(entry.pair.pred)}   for   {printable(entry.pair.gold)}"
         console.print(Text(f"in no figure, since {entry.file} expects both: {pair}"))
-    remaining = len(comparison.disagreements())
-    console.print(f"{remaining} pairs are not judged as expected; --json or --out lists them")
+    remaining = comparison.disagreements()
+    aside = sum("doubt" in each or "contradicted" in each for each in remaining)
+    console.print(
+        f"not judged as expected: {len(remaining) - aside} pairs, and {aside} of those in no figure"
+        "; --json or --out lists them"
+    )

@@ -173,6 +173,14 @@ def test_what_is_no_file_of_pairs_is_an_error_that_says_so(tmp_path: Path) -> No
         )
 
 
+def test_the_file_takes_the_old_ones_place_and_is_never_half_written(tmp_path: Path) -> None:
+    out, kept = write(tmp_path, "old\n", "out.jsonl"), tmp_path / "kept.jsonl"
+    kept.hardlink_to(out)  # would change too if lines went into the old file
+    assert call("verify", write(tmp_path, ROWS), "--out", out).exit_code == 0
+    assert kept.read_text() == "old\n"
+    assert len(lines(out.read_text(encoding="utf-8"))) == len(ROWS)
+
+
 def test_a_failure_on_the_way_leaves_the_old_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,6 +284,7 @@ def test_the_contenders_work_through_the_same_pairs(tmp_path: Path) -> None:
     assert "1 pairs of disputed expectation are in no figure" in done.stdout
     both = " ".join(done.stdout.split())
     assert both.count("in no figure, since one expects both: $6$ for $[6]$") == 1
+    assert "not judged as expected: 1 pairs, and 2 of those in no figure;" in both
     facts = json.loads(out.read_text())
     assert facts["contradicted_pairs_left_out"] == [{"file": "one", "pred": "$6$", "gold": "$[6]$"}]
     assert facts["total"][OURS]["pairs"] == 5 and facts["files"]["two"][OURS]["agreement"] == 1.0
@@ -327,6 +336,9 @@ def test_a_contradiction_is_one_of_the_same_question_in_the_same_file(tmp_path: 
     entries = bench.read_entries(tmp_path)
     assert [entry.contradicted for entry in entries] == [False] * 3 + [True, True, False, True]
     assert [entry.counts for entry in entries] == [not entry.contradicted for entry in entries]
+    write(tmp_path, [{**pair, "expected": False}, *asked], "torn_too.jsonl")
+    comparison = bench.Comparison(tuple(bench.read_entries(tmp_path)), (), {}, {})
+    assert [entry.file for entry in comparison.contradicted] == ["torn", "torn_too"]
 
 
 def test_the_figures_fit_eighty_columns_with_names_of_files_in_full(
