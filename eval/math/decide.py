@@ -22,8 +22,13 @@ ASKS_FOR_ROUNDING = re.compile(
     r"\bround(?:ed|ing)?\s+(?:it\b|off\b|up\b|down\b|to\b|your\b|the\s+answer|answers?\b|each\b)"
     r"|\bto the (?:nearest|closest)\b|\bnearest (?:\w+th|whole|integer|cent|dollar|percent|degree)"
     r"|\bdecimal (?:place|point|form|digit|approximation|number)|\b(?:as|in) (?:a )?decimals?\b"
-    r"|\bapproximat|\bsignificant (?:digit|figure)|\bestimate\b"
-    r"|四舍五入|保留|精确到|近似",
+    r"|\bapproximat|\bsig(?:nificant|\.)? (?:digit|fig)|\bestimate\b|\d\s*(?:d\.?\s?p\b|s\.?\s?f\b)"
+    r"|四舍五入|保留[^。，]{0,8}(?:位|小数|有效|整数)|精确到|近似|用小数|小数(?:表示|作答|形式|点后)|位小数",
+    re.IGNORECASE,
+)
+ASKS_FOR_EXACTNESS = re.compile(
+    r"\b(?:do not|don't|without|never|avoid) (?:round|approximat|us(?:e|ing) (?:a )?decimal)"
+    r"|\bexact (?:form|value)|\bno decimal|不(?:要)?(?:取)?近似|不(?:要)?四舍五入",
     re.IGNORECASE,
 )
 PLAIN_CHOICE = re.compile(r"\s*(?:\\(?:text|textbf|mathrm)\{)?\s*\(?[A-J]\)?\s*\}?\.?\s*")
@@ -46,7 +51,8 @@ class Decision:
 def asks_for_rounding(policy: MathPolicy, problem: str) -> bool:
     """Whether a correctly rounded decimal is right for this problem."""
     if policy.rounding == "asked":
-        return ASKS_FOR_ROUNDING.search(problem) is not None
+        exact = ASKS_FOR_EXACTNESS.search(problem) is not None
+        return not exact and ASKS_FOR_ROUNDING.search(problem) is not None
     return policy.rounding == "always"
 
 
