@@ -32,7 +32,7 @@ ASKS_FOR_EXACTNESS = re.compile(
     re.IGNORECASE,
 )
 PLAIN_CHOICE = re.compile(r"\s*(?:\\(?:text|textbf|mathrm)\{)?\s*\(?[A-J]\)?\s*\}?\.?\s*")
-LETTERS = re.compile(r"[A-J](?:\s*(,|、|and|\\text\{\s*and\s*\})?\s*[A-J]){1,9}")
+LETTERS = re.compile(r"[A-J](?:\s*+(,|、|and|\\text\{\s*and\s*\})?+\s*+[A-J]){1,9}")
 TEXT_AND = re.compile(r"\\text|and")
 ONE_LETTER = re.compile(r"[A-J]")
 LETTER_AND_TEXT = re.compile(r"\(?[A-J](?:\)|[.:])\s")

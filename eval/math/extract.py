@@ -31,7 +31,7 @@ BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
 UNBRACED = re.compile(r"-?\d+(?:\.\d+)?|\\[A-Za-z]+|[^\s{}\\]")
 PHRASE = re.compile(
     r"(?:\b(?:answer|(?:option|choice)(?=\s+is\s+[\\(*]*[A-J]\b))(?:\s+is|\s*[:=])|答案(?:是|为)?\s*[:：]?"
-    r"|故选\s*[:：]?|(?:^|\n)\s*答\s*[:：]|<answer>)[\s:*]*(?!\s)",
+    r"|故选\s*[:：]?|(?:^|\n)[ \t]*答[ \t]*[:：]|<answer>)[\s:*]*(?!\s)",
     re.IGNORECASE,
 )
 FORMULA = re.compile(

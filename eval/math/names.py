@@ -36,6 +36,12 @@ def value_of(node: Node) -> Node:
     return node if found is None else found[1]
 
 
+def _is_event(node: Node) -> bool:
+    """`X = 2` in `P(X = 2)`, and what is joined of events."""
+    joins = ("chain", "union", "inter", "minus")
+    return isinstance(node, Apply) and node.head in joins and is_name(node.args[0])
+
+
 def is_name(node: Node) -> bool:
     """Whether answers are called this: `x`, `x_1`, `f(x)`, `AB`, `|AB|`, `A:B`, `(p,q)`."""
     if isinstance(node, Symbol):
@@ -48,6 +54,8 @@ def is_name(node: Node) -> bool:
         first = node.args[0]
         if isinstance(first, Apply) and first.head == "pow":
             return first.args[0] in (Symbol("f"), Symbol("g"), Symbol("h"))
+        if first == Symbol("P") and len(node.args) == 2 and _is_event(node.args[1]):
+            return True
         called = isinstance(first, Symbol) and (first.name[0].isupper() or len(first.name) > 1)
         if called and all(isinstance(arg, Number) or is_name(arg) for arg in node.args):
             return True

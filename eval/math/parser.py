@@ -27,7 +27,7 @@ INVERSES = {
     for name in ("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh")
 }
 CASES = frozenset({"cases", "dcases", "rcases"})
-CONDITION_WORDS = re.compile(r"[,;\s]*(?:if|for|when|where)?[,;:\s]*")
+CONDITION_WORDS = re.compile(r"[,;\s]*+(?:if|for|when|where)?+[,;:\s]*+")
 MATRICES = frozenset({"matrix", "pmatrix", "bmatrix", "Bmatrix", "vmatrix", "smallmatrix", "array"})
 SEPARATING_TEXT = re.compile(r"[,\s]*(?:and|or|und|et|,|;)?[,\s]*", re.IGNORECASE)
 CLOSING = {"(": (")", "]"), "[": ("]", ")"), "set{": ("set}",), "{": ("}",)}
@@ -685,6 +685,8 @@ class _Parser:
     def _fraction(self) -> Node:
         top = self.latex_argument()
         bottom = self.latex_argument()
+        if (quotient := _differential_quotient(top, bottom)) is not None:
+            return quotient
         if isinstance(bottom, Apply) and bottom.head == "mul" and bottom.args[0] == Symbol("d"):
             raise Unreadable("a derivative")
         if _ends_with_differential(top):
@@ -1049,6 +1051,19 @@ def _decorated(name: str, node: Node) -> Node:
         if len(letters) == len(node.args):
             return Symbol(f"{name} " + "".join(letters))
     return Apply("conj" if name == "overline" else name, (node,))
+
+
+def _differential_quotient(top: Node, bottom: Node) -> Node | None:
+    """`\\frac{dy}{dx}`: an unknown of its own, since y depends on x in a way nobody states."""
+    letters = []
+    for part in (top, bottom):
+        if not (isinstance(part, Apply) and part.head == "mul" and len(part.args) == 2):
+            return None
+        sign, name = part.args
+        if sign != Symbol("d") or not isinstance(name, Symbol):
+            return None
+        letters.append(name.name)
+    return Symbol(f"d{letters[0]}/d{letters[1]}")
 
 
 def _ends_with_differential(node: Node) -> bool:

@@ -35,10 +35,14 @@ EUROPEAN = re.compile(
 GROUPED = re.compile(r"[+-]?\s*\d{1,3}(?:,\d{3})+")
 MONEY = re.compile(
     r"(?P<sign>[-+]?)\s*"
-    r"(?P<currency>\\\$|\$|US\$|€|£|¥|\\text\{\s*\$\s*\}|\\mathdollar)"
+    r"(?P<currency>\\\$|\$|US\$|USD\b|Rs\b\.?|RMB\b|EUR\b|€|£|¥|₹|\\text\{\s*\$\s*\}|\\mathdollar)"
     r"\s*(?P<minus>-?)(?=[\d.\\])"
 )
-CURRENCIES = {"€": "euros", "£": "gbp", "¥": "yuan"}
+CURRENCIES = {
+    "€": "euros", "EUR": "euros", "£": "gbp", "¥": "yuan", "RMB": "yuan", "₹": "rupees",
+    "Rs": "rupees", "Rs.": "rupees",
+}  # fmt: skip
+ORDINAL = re.compile(r"^(\d+)(?:\^?\{?(?:\\(?:text|mathrm)\{)?(?:st|nd|rd|th)\}*)$")
 TRAILING_MONEY = re.compile(r"(?<=[\d}\s])\s*(?:\\\$|\$|€|£)\s*$")
 LABEL = re.compile(
     r"(?i)^\s*(?:\\text\{)?\s*(?:the\s+)?(?:final\s+|correct\s+)?answers?\s*(?:is|:|=)\s*:?\s*\}?\s*"
@@ -76,7 +80,7 @@ MATHEMATICA = re.compile(
 )
 PERMUTATIONS = re.compile(r"(?<![A-Za-z\\])P\(\s*(\d{1,3})\s*,\s*(\d{1,3})\s*\)")
 PERMUTATIONS_MARKED = re.compile(r"(?:\{\})?[_^]\{?(\d{1,3})\}?P_\{?(\d{1,3})\}?")
-COMBINATIONS = re.compile(r"(?:\{\})?[_^]\{?(\w+)\}?C_\{?(\w+)\}?")
+COMBINATIONS = re.compile(r"(?:\{\})?[_^]\{?([0-9A-Za-z]{1,4})\}?C_\{?([0-9A-Za-z]{1,4})\}?")
 PARAMETER_IN_BRACKETS = re.compile(
     r"(?:\\[ ,;]|\\q?quad|~|\s)*(?:\\left)?\("
     r"\s*([a-zA-Z]\s*\\in\s*\\?[A-Za-z{} ]{1,20}?)\s*(?:\\right)?\)$"
@@ -85,7 +89,7 @@ CUP = re.compile(r"(?<=[)\]])\s*U\s*(?=[(\[])")
 IN_R = re.compile(r"\\in\s*R(?=$|[,;])")
 WHOLE_FORMS = (
     (re.compile(r"^\{\s*([a-z])\s*(?:\||:|\\mid)([^{}]*)\}$"), r"\\{\1 \\mid \2\\}"),
-    (re.compile(r"^<([^<>=]*,[^<>=]*)>$"), r"\\langle \1 \\rangle"),
+    (re.compile(r"^<([^<>=,]*,[^<>=]*)>$"), r"\\langle \1 \\rangle"),
     (re.compile(r"^Matrix\((\[.*\])\)$"), r"\1"),
 )
 """A set without its backslashes, a vector in plain angles, a matrix as sympy prints it."""
@@ -162,13 +166,14 @@ def tidied(text: str) -> str:
     text = LABEL.sub("", text)
     text = unwrapped(text)
     if (only := TEXT_COMMAND.fullmatch(text)) is not None and DIGIT.search(only[1]):
-        text = only[1].strip()
+        text = only[1].replace("\\ ", " ").replace("~", " ").strip()
     text = _without_money(text)
+    text = ORDINAL.sub(r"\1", text)
     text = PERCENT_WORDS.sub(r"\\%", text)
     text = SPACED_GROUPS.sub(lambda m: re.sub(r"\\? ", "", m[0]), text)
     text = TO.sub(":", LEADING.sub("", text))
     text = TIMES_TEN.sub(r"\\times 10", text)
-    text = TEMPERATURE.sub(lambda m: r"\text{ celsius }" if m[1] else r"\text{ fahrenheit }", text)
+    text = _with_tail(text)
     text = CUP.sub(r"\\cup ", text)
     text = IN_R.sub(r"\\in \\mathbb{R}", text)
     for pattern, replacement in WHOLE_FORMS:
@@ -176,12 +181,25 @@ def tidied(text: str) -> str:
     if "[" in text and MATHEMATICA.search(text):
         text = _from_mathematica(text)
     text = MICRO.sub(r"\\text{u", text)
-    text = PARAMETER_IN_BRACKETS.sub(r", \1", text)
-    text = WHOLE_PARAMETER.sub(lambda m: rf", {m[1] or m[2]} \in \mathbb{{Z}}", text)
     text = DEGREES.sub(r"^\\circ", text)
     text = REPEATING.sub(r"\1\\overline{\2}", text)
     text = DOTTED.sub(r"\1\2\\overline{\3}", text.rstrip())
     return text.strip()
+
+
+TAIL = 100
+"""Characters at the end in which a unit of temperature or a parameter's kind is looked for."""
+
+
+def _with_tail(text: str) -> str:
+    """`25^\\circ C` as `25\\text{ celsius }`; a parameter in words as in signs"""
+    before, tail = text[:-TAIL], text[-TAIL:]
+    tail = TEMPERATURE.sub(lambda m: r"\text{ celsius }" if m[1] else r"\text{ fahrenheit }", tail)
+    if "\\in" in tail and tail.endswith(")"):
+        tail = PARAMETER_IN_BRACKETS.sub(r", \1", tail)
+    if "integer" in tail:
+        tail = WHOLE_PARAMETER.sub(lambda m: rf", {m[1] or m[2]} \in \mathbb{{Z}}", tail)
+    return before + tail
 
 
 def _from_mathematica(text: str) -> str:

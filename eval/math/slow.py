@@ -8,6 +8,7 @@ Only the LaTeX reader is used, which builds its result from a grammar; nothing h
 sympy's `sympify` or `parse_expr`, which evaluate it as Python.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -66,7 +67,7 @@ def _trees(reading: Reading) -> list[Node]:
     if not needs_sympy(reading):
         return trees
     try:
-        trees.insert(0, tree_of(simplified(latex2sympy(reading.text))))
+        trees.insert(0, tree_of(simplified(latex2sympy(braced(reading.text)))))
     except Untranslatable:
         pass
     except Exception:  # noqa: BLE001 - the grammar's runtime raises whatever it likes at bad text
@@ -74,8 +75,27 @@ def _trees(reading: Reading) -> list[Node]:
     return trees
 
 
+TOP = re.compile(r"(\\[dt]?frac)\s*([0-9A-Za-z])")
+BOTTOM = re.compile(r"(\\[dt]?frac\{[^{}]*\})\s*([0-9A-Za-z])")
+
+
+def braced(text: str) -> str:
+    """`\\frac1n` as `\\frac{1}{n}`, which is all that the grammar knows."""
+    return BOTTOM.sub(r"\1{\2}", TOP.sub(r"\1{\2}", text))
+
+
 def simplified(expression: Any) -> Any:
-    """Limits, derivatives, integrals and sums carried out."""
+    """Limits, derivatives, integrals and sums carried out.
+
+    Raises:
+        Untranslatable: a derivative of what depends on the variable in a way that is not stated,
+            which sympy takes for 0.
+    """
+    for part in sympy.preorder_traversal(expression):
+        if isinstance(part, sympy.Derivative):
+            names = part.expr.free_symbols
+            if names and names.isdisjoint(part.variables):
+                raise Untranslatable("the derivative of an unknown")
     return expression.doit() if hasattr(expression, "doit") else expression
 
 

@@ -12,9 +12,10 @@
 Everything is decided or left open: None means that a slower reader may know more.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, permutations
 
 from flint import acb, arb, fmpq
 
@@ -39,7 +40,7 @@ COLLECTIONS = ("list", "group", "set")
 BRACKETS = frozenset({"()", "[)", "(]", "[]", "<>"})
 
 
-SETTLED = frozenset({"limit", "names", "scale", "family", "cases"})
+SETTLED = frozenset({"limit", "names", "scale", "family", "cases", "base"})
 """Steps that leave a pair open for good: no slower reader knows more."""
 
 
@@ -96,7 +97,7 @@ class Comparison:
     def _compare(self, gold: Node, answer: Node) -> Same:
         if gold == answer:
             return Same(True, "form", "the same form")
-        gold, answer = unwrapped(gold), unwrapped(answer)
+        gold, answer = with_signed_tuples(unwrapped(gold)), with_signed_tuples(unwrapped(answer))
         if (want := family(gold)).name or family(answer).name:
             return self._families(want, family(answer))
         if has(gold, "cases") and has(answer, "cases"):
@@ -250,9 +251,9 @@ class Comparison:
         if self._same_when_rounded(gold, answer):
             return Same(True, "rounding", "the same value, rounded")
         if found is False:
-            again = _with_one_constant(gold, answer)
-            if again is not None and equal(gold, again) is True:
-                return Same(True, "value", "the same value, its constant under another name")
+            for again in _with_other_constants(gold, answer):
+                if equal(gold, again) is True:
+                    return Same(True, "value", "the same value, its constants under other names")
             return Same(False, "value", "another value")
         return self._structure(gold, answer)
 
@@ -436,6 +437,8 @@ class Comparison:
             return self._collection_and_value(gold, answer)
         if {"set"} < set(kinds) and set(kinds) & BRACKETS:
             return Same(False, "set", "a set is neither a tuple nor an interval")
+        if {gold.info, answer.info} == {"and", "or"} and _are_unknowns(gold, answer):
+            return Same(None, "list", "and is not or where propositions are joined")
         brackets = {*kinds} - {"list", "set"}
         if "list" in kinds and brackets & {"(]", "[)"}:
             return Same(False, "interval", "an interval is not a list")
@@ -657,6 +660,8 @@ class Comparison:
             [value_of(one) for item in _items(side) for one in variants(value_of(item))]
             for side in (gold.body, rename(answer.body, other, name))
         )
+        if max(len(want), len(got)) > MAX_ITEMS:
+            return Same(None, "family", f"over {MAX_ITEMS} members")
         table = [[self._two_families(w, g, name, whole).same for g in got] for w in want]
         if len(want) == len(got) == 1:
             return Same(table[0][0], "family", "what their parameters run through")
@@ -686,7 +691,7 @@ class Comparison:
     def _cases(self, gold: Node, answer: Node) -> Same:
         """Functions by cases: every condition with its value, in any order."""
         want, got = _case_rows(value_of(gold)), _case_rows(value_of(answer))
-        if not want or len(want) != len(got):
+        if not want or len(want) != len(got) or len(want) > MAX_ITEMS:
             return Same(None, "cases", "cases that could not be compared")
         met = []
         for row in want:
@@ -735,9 +740,16 @@ def _line_in(node: Node, name: str) -> tuple[Node, Node] | None:
 
 
 def _other_unknown(name: Node, other: Node) -> bool:
-    """Whether two names are plain variables, and not the same one."""
-    plain = isinstance(name, Symbol) and isinstance(other, Symbol)
-    return plain and name != other and Symbol("unnamed") not in (name, other)
+    """Whether two names are plain variables, segments or derivatives, and not the same one."""
+    if isinstance(name, Symbol) and isinstance(other, Symbol):
+        return name != other and Symbol("unnamed") not in (name, other)
+    if not (isinstance(name, Apply) and isinstance(other, Apply) and name.head == other.head):
+        return False
+    if name.head == "apply":
+        return str(name.info).count("'") != str(other.info).count("'")
+    letters = [[a.name for a in n.args if isinstance(a, Symbol)] for n in (name, other)]
+    segments = all(len(each) == 2 and "".join(each).isupper() for each in letters)
+    return name.head == "mul" and segments and sorted(letters[0]) != sorted(letters[1])
 
 
 def variants(node: Node) -> list[Node]:
@@ -745,6 +757,30 @@ def variants(node: Node) -> list[Node]:
     if not has(node, "pm", "mp") or has(node, *COLLECTIONS, "chain", "matrix"):
         return [node]
     return [_signed(node, upper) for upper in (True, False)][:MAX_VARIANTS]
+
+
+def with_signed_tuples(node: Node) -> Node:
+    """`(pm 1, 2)` as the two tuples that it stands for; with more signs, how they go together is
+    not said.
+    """
+    if not has(node, "pm", "mp") or not isinstance(node, Apply):
+        return node
+    if node.head == "list" and any(_kind(arg) in BRACKETS for arg in node.args):
+        return Apply("list", tuple(t for arg in node.args for t in _signed_tuples(arg)), node.info)
+    tuples = _signed_tuples(node)
+    return tuples[0] if len(tuples) == 1 else Apply("list", tuple(tuples), ",")
+
+
+def _signed_tuples(node: Node) -> list[Node]:
+    if _kind(node) not in ("()", "<>") or _signs_in(node) != 1:
+        return [node]
+    return [_signed(node, upper) for upper in (True, False)]
+
+
+def _signs_in(node: Node) -> int:
+    if not isinstance(node, Apply):
+        return 0
+    return (node.head in ("pm", "mp")) + sum(map(_signs_in, node.args))
 
 
 def _signed(node: Node, upper: bool) -> Node:
@@ -992,6 +1028,11 @@ def _items(node: Node) -> list[Node]:
     return items
 
 
+def _are_unknowns(*nodes: Node) -> bool:
+    """Whether all members of some collections are variables, which may be propositions."""
+    return all(isinstance(item, Symbol) for node in nodes for item in _items(node))
+
+
 def _plain(item: Node) -> Node:
     """A member without its name."""
     if isinstance(item, Apply) and item.head == "list" and len(item.args) > 1:
@@ -1048,6 +1089,37 @@ def _with_one_constant(gold: Node, answer: Node) -> Node | None:
         if new not in symbols(answer) and old not in symbols(gold):
             return rename(answer, old, new)
     return None
+
+
+NUMBERED = re.compile(r"[Cc]_[1-9]")
+MOST_CONSTANTS = 3
+
+
+def _with_other_constants(gold: Node, answer: Node) -> Iterator[Node]:
+    """The answer with its arbitrary constants under the gold's names: `+ c` as `+ C`, `A` and `B`
+    as `C_1` and `C_2`, in any order.
+    """
+    one = _with_one_constant(gold, answer)
+    if one is not None:
+        yield one
+    names = symbols(gold), symbols(answer)
+    mine = sorted(name for name in names[0] if NUMBERED.fullmatch(name))
+    theirs = sorted(names[1] - (names[0] - set(mine)))
+    if not 2 <= len(mine) == len(theirs) <= MOST_CONSTANTS:
+        return
+    if not all(NUMBERED.fullmatch(name) or name in ARBITRARY for name in theirs):
+        return
+    for in_turn in permutations(mine):
+        renamed = answer
+        for old in theirs:
+            renamed = rename(renamed, old, f"{old} renamed")
+        for old, new in zip(theirs, in_turn, strict=True):
+            renamed = rename(renamed, f"{old} renamed", new)
+        yield renamed
+
+
+ARBITRARY = frozenset("ABCDabcKk")
+"""Letters that arbitrary constants go by."""
 
 
 def _added_constants(node: Node) -> set[str]:

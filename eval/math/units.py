@@ -146,7 +146,13 @@ SCALES = {
 }  # fmt: skip
 """Words behind a number that are a factor: `2.5 million`. They are dimensions until `scaled`."""
 
-SPEEDS = {"mph": "mile/hour", "kph": "km/hour", "kmh": "km/hour", "fps": "foot/second"}
+SPEEDS = {
+    "mph": "mile/hour",
+    "kph": "km/hour",
+    "kmph": "km/hour",
+    "kmh": "km/hour",
+    "fps": "foot/second",
+}
 POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "squared": 2, "cubed": 3}
 PIECE = re.compile(r"([A-Za-z]+|°|%)\s*(?:\^?\s*\{?\s*(-?\d)\s*\}?)?|([/*·. ])")
 FILLERS = frozenset("of the a an in is per".split())
