@@ -18,7 +18,6 @@ INF: Node = Symbol("oo")
 MINUS_INF: Node = Apply("neg", (INF,))
 VARIABLE: Node = Symbol("the variable")
 FLIPPED = {"<": ">", ">": "<", "le": "ge", "ge": "le", "=": "=", "ne": "ne"}
-NEGATED = {"<": "ge", ">": "le", "le": ">", "ge": "<", "=": "ne", "ne": "="}
 
 
 @dataclass(frozen=True, slots=True)

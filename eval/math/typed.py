@@ -12,33 +12,69 @@
 Everything is decided or left open: None means that a slower reader may know more.
 """
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise, permutations
+from itertools import pairwise
 
-from flint import acb, arb, fmpq
+from flint import arb, fmpq
 
 from .equal import difference, equal
 from .families import Family, family, lone_name
 from .names import named_value, value_of
 from .policy import MathPolicy
-from .region import FLIPPED, Region, order, region
-from .tree import Apply, Node, Number, Symbol, has, rename, substitute, symbols
+from .region import Region, order, region
+from .shapes import (
+    BRACKETS,
+    COLLECTIONS,
+    REGIONS,
+    ZERO,
+    are_unknowns,
+    as_fraction,
+    as_vector,
+    case_rows,
+    components,
+    decimal_of,
+    has_unit_vectors,
+    in_radians,
+    is_chain,
+    is_collection,
+    is_inequality,
+    is_line,
+    is_linear,
+    is_set,
+    is_wide,
+    is_zero_number,
+    items_of,
+    kind_of,
+    last_side,
+    line_in,
+    other_unknown,
+    percent_of,
+    proportional,
+    rows_of,
+    same_bound_name,
+    sets_of_lists,
+    shape_of,
+    side_difference,
+    size_of,
+    solves,
+    symbols_bound,
+    terminates,
+    turned_round,
+    unknowns,
+    unwrapped,
+    variants,
+    with_other_constants,
+    with_signed_tuples,
+    without_name,
+)
+from .tree import Apply, Node, Number, Symbol, has, rename, symbols
 from .units import Unit, plain_symbol_unit, scaled, split_unit
-from .values import OutOfTime, TooLarge, Undefined, Unknown, Value, real_part, time_limit
+from .values import OutOfTime, TooLarge, Undefined, Unknown, time_limit
 
 MAX_ITEMS = 64
 """Members of a list or set that are compared."""
-
-MAX_VARIANTS = 16
-"""Readings that plus-minus signs may give one expression."""
-
 TEMPERATURES = (("celsius", 1), ("fahrenheit", 1))
-REGIONS = ("union", "inter", "minus", "build")
-COLLECTIONS = ("list", "group", "set")
-BRACKETS = frozenset({"()", "[)", "(]", "[]", "<>"})
-
 
 SETTLED = frozenset({"limit", "names", "scale", "family", "cases", "base"})
 """Steps that leave a pair open for good: no slower reader knows more."""
@@ -102,21 +138,21 @@ class Comparison:
             return self._families(want, family(answer))
         if has(gold, "cases") and has(answer, "cases"):
             return self._cases(gold, answer)
-        if _is_chain(gold) or _is_chain(answer):
+        if is_chain(gold) or is_chain(answer):
             return self._relations(gold, answer)
         if len(variants(gold)) > 1 or len(variants(answer)) > 1:
-            if {_kind(gold), _kind(answer)} & BRACKETS:
+            if {kind_of(gold), kind_of(answer)} & BRACKETS:
                 return Same(False, "plus-minus", "two values are neither a tuple nor an interval")
-            return self._members(_items(gold), _items(answer), "plus-minus", ordered=False)
-        if has(gold, *REGIONS) or has(answer, *REGIONS) or _is_line(gold) or _is_line(answer):
+            return self._members(items_of(gold), items_of(answer), "plus-minus", ordered=False)
+        if has(gold, *REGIONS) or has(answer, *REGIONS) or is_line(gold) or is_line(answer):
             return self._regions(gold, answer)
-        if _is_inequality(gold) or _is_inequality(answer):
+        if is_inequality(gold) or is_inequality(answer):
             return self._regions(gold, answer)
-        if _is_collection(gold) or _is_collection(answer):
+        if is_collection(gold) or is_collection(answer):
             return self._collections(gold, answer)
         if has(gold, "matrix") or has(answer, "matrix"):
             return self._matrices(gold, answer)
-        if _has_unit_vectors(gold) or _has_unit_vectors(answer):
+        if has_unit_vectors(gold) or has_unit_vectors(answer):
             return self._matrices(gold, answer)
         if has(gold, "ratio") or has(answer, "ratio"):
             return self._ratios(gold, answer)
@@ -200,9 +236,9 @@ class Comparison:
         kinds = gold_unit.dimensions, unit.dimensions
         angle, radian = (("angle", 1),), (("radian", 1),)
         if kinds == (angle, radian):
-            return _renamed(self._values(_in_radians(gold), answer), "units")
+            return _renamed(self._values(in_radians(gold), answer), "units")
         if kinds == (radian, angle):
-            return _renamed(self._values(gold, _in_radians(answer)), "units")
+            return _renamed(self._values(gold, in_radians(answer)), "units")
         if angle in kinds and any((scale,) in kinds for scale in TEMPERATURES):
             return _renamed(self._values(gold, answer), "units")  # degrees of a thermometer
         return None
@@ -216,12 +252,12 @@ class Comparison:
         same = self._values(gold, answer)
         kind = there.dimensions
         other = answer if unit is None else gold
-        if _percent_of(other) is not None and kind != (("percent", 1),):
+        if percent_of(other) is not None and kind != (("percent", 1),):
             return Same(False, "units", "a percentage is not a quantity")
         if kind == (("percent", 1),):
             return self._percent(gold, gold_unit is not None, answer, same)
         if same.same is not True and kind == (("angle", 1),):
-            turned = (_in_radians(gold), answer) if gold_unit else (gold, _in_radians(answer))
+            turned = (in_radians(gold), answer) if gold_unit else (gold, in_radians(answer))
             again = self._values(*turned)
             if again.same is True:
                 return _renamed(again, "units")
@@ -240,7 +276,7 @@ class Comparison:
 
     def _values(self, gold: Node, answer: Node) -> Same:
         """Two values without units."""
-        percent = _percent_of(gold), _percent_of(answer)
+        percent = percent_of(gold), percent_of(answer)
         if (percent[0] is None) != (percent[1] is None):
             gold, answer = percent[0] or gold, percent[1] or answer
             same = self._values(gold, answer)
@@ -251,7 +287,7 @@ class Comparison:
         if self._same_when_rounded(gold, answer):
             return Same(True, "rounding", "the same value, rounded")
         if found is False:
-            for again in _with_other_constants(gold, answer):
+            for again in with_other_constants(gold, answer):
                 if equal(gold, again) is True:
                     return Same(True, "value", "the same value, its constants under other names")
             return Same(False, "value", "another value")
@@ -261,18 +297,18 @@ class Comparison:
         """Whether a decimal stands for the other side's exact value, as the policy allows."""
         if symbols(gold) or symbols(answer):
             return False
-        decimals = [side for side in (gold, answer) if _decimal(side)]
+        decimals = [side for side in (gold, answer) if decimal_of(side)]
         if not decimals:
             return False
         try:
-            gap = _size(difference(gold, answer))
-            size = _size(difference(gold, ZERO))
+            gap = size_of(difference(gold, answer))
+            size = size_of(difference(gold, ZERO))
         except (Undefined, Unknown):
             return False
-        if self.policy.tolerance and gap <= size * _fraction(self.policy.tolerance):
+        if self.policy.tolerance and gap <= size * as_fraction(self.policy.tolerance):
             return True
         return any(
-            self._rounds_to(_decimal(side), other, gap)
+            self._rounds_to(decimal_of(side), other, gap)
             for side, other in ((gold, answer), (answer, gold))
         )
 
@@ -280,11 +316,11 @@ class Comparison:
         """Whether the other side, rounded to the decimal's places, is the decimal."""
         if decimal is None:
             return False
-        coarser = _decimal(other)
+        coarser = decimal_of(other)
         if coarser is not None and coarser.places <= decimal.places:
             return False  # of two decimals, only the one with fewer places can be a rounded one
         if not self.rounds:
-            if coarser is not None or _terminates(other):
+            if coarser is not None or terminates(other):
                 return False
             if decimal.digits < self.policy.decimals - decimal.scientific:
                 return False
@@ -296,19 +332,19 @@ class Comparison:
     def _relations(self, gold: Node, answer: Node) -> Same:
         """At least one side is an equation, an inequality or a membership."""
         named = named_value(gold), named_value(answer)
-        if _is_chain(gold) and _is_chain(answer):
+        if is_chain(gold) and is_chain(answer):
             return self._two_relations(gold, answer, named)
-        relation, value = (gold, named[0]) if _is_chain(gold) else (answer, named[1])
-        other = answer if _is_chain(gold) else gold
+        relation, value = (gold, named[0]) if is_chain(gold) else (answer, named[1])
+        other = answer if is_chain(gold) else gold
         if value is not None:
-            pair = (value[1], other) if _is_chain(gold) else (other, value[1])
+            pair = (value[1], other) if is_chain(gold) else (other, value[1])
             return self._compare(*pair)
-        if _is_inequality(relation):
-            if not _is_collection(other) and not has(other, *REGIONS) and not _is_line(other):
+        if is_inequality(relation):
+            if not is_collection(other) and not has(other, *REGIONS) and not is_line(other):
                 return Same(False, "inequality", "an inequality is not a value")
             return self._regions(gold, answer)
         if isinstance(relation, Apply) and "=" in relation.info:
-            if _is_collection(other) or has(other, *REGIONS):
+            if is_collection(other) or has(other, *REGIONS):
                 return Same(None, "equation", "an equation against a collection")
             return Same(False, "equation", "an equation is not a value")
         return Same(None, "relation", "a relation against a value")
@@ -322,11 +358,11 @@ class Comparison:
         assert isinstance(gold, Apply) and isinstance(answer, Apply), "both are relations"
         if named[0] is not None and named[1] is not None:
             same = self._compare(named[0][1], named[1][1])
-            if same.same is True and _other_unknown(named[0][0], named[1][0]):
+            if same.same is True and other_unknown(named[0][0], named[1][0]):
                 return Same(False, "equation", "the same value of another unknown")
             if same.same is True or not (symbols(named[0][1]) or symbols(named[1][1])):
                 return same
-        if _is_inequality(gold) and _is_inequality(answer):
+        if is_inequality(gold) and is_inequality(answer):
             return self._inequalities(gold, answer)
         if "=" in gold.info and "=" in answer.info:
             return self._equations(gold, answer)
@@ -334,7 +370,7 @@ class Comparison:
             return self._compare(gold.args[1], answer.args[1])
         if "in" in (*gold.info, *answer.info):
             return self._regions(gold, answer)
-        if _is_inequality(gold) != _is_inequality(answer):
+        if is_inequality(gold) != is_inequality(answer):
             return Same(False, "relation", "an equation is not an inequality")
         return self._structure(gold, answer)
 
@@ -344,12 +380,12 @@ class Comparison:
             return Same(None, "equation", "chains of other lengths")
         results = []
         for places in pairwise(range(len(gold.args))):
-            one, other = (_side_difference(side, *places) for side in (gold, answer))
+            one, other = (side_difference(side, *places) for side in (gold, answer))
             results.append(proportional(one, other))
         if all(result is True for result in results):
             return Same(True, "equation", "the same equation up to a factor")
         if "other" in results:
-            if _solves(gold, answer) or _solves(answer, gold):
+            if solves(gold, answer) or solves(answer, gold):
                 return Same(True, "equation", "one equation solved for a variable")
             if has(gold, "matrix", *COLLECTIONS) or has(answer, "matrix", *COLLECTIONS):
                 return self._structure(gold, answer)
@@ -360,10 +396,10 @@ class Comparison:
         same = self._regions(gold, answer)
         if same.same is not None:
             return same
-        for turned in (answer, _reversed(answer)):
+        for turned in (answer, turned_round(answer)):
             if turned.info == gold.info:
                 parts = [
-                    proportional(_side_difference(gold, *at), _side_difference(turned, *at), True)
+                    proportional(side_difference(gold, *at), side_difference(turned, *at), True)
                     for at in pairwise(range(len(gold.args)))
                 ]
                 if all(part is True for part in parts):
@@ -375,7 +411,7 @@ class Comparison:
 
     def _other_inequality(self, gold: Apply, answer: Apply) -> Same:
         """One inequality each, in several variables, that are not multiples of each other."""
-        sides = _side_difference(gold, 0, 1), _side_difference(answer, 0, 1)
+        sides = side_difference(gold, 0, 1), side_difference(answer, 0, 1)
         if all(map(is_linear, sides)) and proportional(*sides) in (True, "other"):
             return Same(False, "inequality", "another inequality")
         return Same(None, "inequality", "inequalities that could not be compared")
@@ -384,8 +420,8 @@ class Comparison:
         """Both sides as parts of the real line."""
         plain = [side for side in (gold, answer) if self._is_value(side)]
         try:
-            if len(plain) == 1 and _is_wide(
-                region(_sets_of_lists(answer if plain[0] is gold else gold))
+            if len(plain) == 1 and is_wide(
+                region(sets_of_lists(answer if plain[0] is gold else gold))
             ):
                 return Same(False, "region", "a region is not a value")
             want, got = self._region(gold), self._region(answer)
@@ -394,9 +430,9 @@ class Comparison:
             if structural.same is not None:
                 return structural
             return Same(None, "region", str(error))
-        if _symbols_bound(gold) and _symbols_bound(answer):
-            names = _symbols_bound(gold), _symbols_bound(answer)
-            if names[0] != names[1] and _is_inequality(gold) and _is_inequality(answer):
+        if symbols_bound(gold) and symbols_bound(answer):
+            names = symbols_bound(gold), symbols_bound(answer)
+            if names[0] != names[1] and is_inequality(gold) and is_inequality(answer):
                 return Same(False, "region", "inequalities of other variables")
         if len(want) != len(got):
             return Same(False, "region", "another region")
@@ -411,18 +447,15 @@ class Comparison:
     @staticmethod
     def _is_value(node: Node) -> bool:
         return not (
-            _is_chain(node)
-            or _is_collection(node)
-            or _is_line(node)
-            or has(node, *REGIONS, "chain")
+            is_chain(node) or is_collection(node) or is_line(node) or has(node, *REGIONS, "chain")
         )
 
     def _region(self, node: Node) -> Region:
         if isinstance(node, Apply) and (
-            node.head in (*REGIONS, "chain", "group", "set", "list") or _is_line(node)
+            node.head in (*REGIONS, "chain", "group", "set", "list") or is_line(node)
         ):
-            return region(_sets_of_lists(node))
-        if _is_line(node):
+            return region(sets_of_lists(node))
+        if is_line(node):
             return region(node)
         raise Unknown("a value against a region")
 
@@ -430,14 +463,14 @@ class Comparison:
 
     def _collections(self, gold: Node, answer: Node) -> Same:
         """Lists, tuples, intervals and sets."""
-        kinds = _kind(gold), _kind(answer)
-        if "matrix" in kinds or _has_unit_vectors(gold) or _has_unit_vectors(answer):
+        kinds = kind_of(gold), kind_of(answer)
+        if "matrix" in kinds or has_unit_vectors(gold) or has_unit_vectors(answer):
             return self._matrices(gold, answer)
         if "value" in kinds:
             return self._collection_and_value(gold, answer)
         if {"set"} < set(kinds) and set(kinds) & BRACKETS:
             return Same(False, "set", "a set is neither a tuple nor an interval")
-        if {gold.info, answer.info} == {"and", "or"} and _are_unknowns(gold, answer):
+        if {gold.info, answer.info} == {"and", "or"} and are_unknowns(gold, answer):
             return Same(None, "list", "and is not or where propositions are joined")
         brackets = {*kinds} - {"list", "set"}
         if "list" in kinds and brackets & {"(]", "[)"}:
@@ -446,30 +479,30 @@ class Comparison:
             return Same(False, "interval", "the brackets differ")
         if brackets == {"()", "[]"}:
             return self._round_and_square(gold, answer)
-        want, got = _items(gold), _items(answer)
+        want, got = items_of(gold), items_of(answer)
         named = self._named_items(want, got)
         if named is not None:
             return named
         unordered = "set" in kinds or (kinds == ("list", "list") and self.policy.order == "any")
         return self._members(
-            [_plain(item) for item in want],
-            [_plain(item) for item in got],
+            [without_name(item) for item in want],
+            [without_name(item) for item in got],
             "set" if "set" in kinds else "list" if "list" in kinds else "tuple",
             ordered=not unordered,
-            distinct="set" in kinds or (unordered and all(map(_is_collection, (*want, *got)))),
+            distinct="set" in kinds or (unordered and all(map(is_collection, (*want, *got)))),
         )
 
     def _round_and_square(self, gold: Node, answer: Node) -> Same:
         """`(1, 2)` against `[1, 2]`: two intervals, or a tuple in other brackets."""
-        want, got = _items(gold), _items(answer)
+        want, got = items_of(gold), items_of(answer)
         if len(want) == 2 and len(got) == 2:
             return Same(False, "interval", "the brackets differ")
         return self._members(want, got, "tuple", ordered=True)
 
     def _collection_and_value(self, gold: Node, answer: Node) -> Same:
         """Several things against one; a set of one is its member."""
-        one, several = (gold, answer) if _kind(gold) == "value" else (answer, gold)
-        items = _items(several)
+        one, several = (gold, answer) if kind_of(gold) == "value" else (answer, gold)
+        items = items_of(several)
         if len(items) == 1:
             pair = (one, items[0]) if one is gold else (items[0], one)
             return self._compare(*pair)
@@ -490,7 +523,7 @@ class Comparison:
             values = {str(name[0]): name[1] for name in names[1] if name is not None}
             pairs = [(name[1], values[str(name[0])]) for name in names[0] if name is not None]
             return _all([self._compare(*pair) for pair in pairs], "list")
-        if all(full) and _unknowns(names[0]) != _unknowns(names[1]):
+        if all(full) and unknowns(names[0]) != unknowns(names[1]):
             return Same(False, "list", "values of other unknowns")
         if any(full) and not all(full):
             named = names[0] if full[0] else names[1]
@@ -504,7 +537,7 @@ class Comparison:
         letters = [name.name if isinstance(name, Symbol) else "" for name in names]
         if len({letter.partition("_")[0] for letter in letters}) == 1 != len(letters):
             return None  # x_1 and x_2 are several values of one unknown, in any order
-        plain = [[_plain(item) for item in items] for items in (want, got)]
+        plain = [[without_name(item) for item in items] for items in (want, got)]
         written = _all([self._compare(*pair) for pair in zip(*plain, strict=True)], "list")
         order = sorted(range(len(letters)), key=letters.__getitem__)
         if order == list(range(len(letters))) or not all(letters):
@@ -566,22 +599,24 @@ class Comparison:
     # -- matrices, ratios, congruences, bases ------------------------------------------------------
 
     def _matrices(self, gold: Node, answer: Node) -> Same:
-        if len(_items(gold)) == len(_items(answer)) == 1 and _is_set(gold) != _is_set(answer):
-            return self._compare(_items(gold)[0], _items(answer)[0])
-        if "set" in (_kind(gold), _kind(answer)) and (has(gold, "matrix") != has(answer, "matrix")):
+        if len(items_of(gold)) == len(items_of(answer)) == 1 and is_set(gold) != is_set(answer):
+            return self._compare(items_of(gold)[0], items_of(answer)[0])
+        if "set" in (kind_of(gold), kind_of(answer)) and (
+            has(gold, "matrix") != has(answer, "matrix")
+        ):
             return Same(False, "matrix", "a set is not a matrix")
-        gold, answer = _components(gold, answer), _components(answer, gold)
+        gold, answer = components(gold, answer), components(answer, gold)
         want, got = rows_of(gold), rows_of(answer)
         if want is None or got is None:
             functions = has(gold, "apply") or has(answer, "apply")
             if (want is None) != (got is None) and not functions:
                 missing = answer if got is None else gold
-                if not has(missing, "matrix") and _kind(missing) == "value":
+                if not has(missing, "matrix") and kind_of(missing) == "value":
                     return Same(False, "matrix", "a matrix is not a value")
             return self._structure(gold, answer)
-        one, other = _flat(want), _flat(got)
-        if _shape(want) != _shape(got):
-            tuples = {_kind(gold), _kind(answer)} & {"()", "<>", "[]", "list"}
+        one, other = as_vector(want), as_vector(got)
+        if shape_of(want) != shape_of(got):
+            tuples = {kind_of(gold), kind_of(answer)} & {"()", "<>", "[]", "list"}
             if one is None or other is None or not tuples:
                 return Same(False, "matrix", "another shape")
             if len(one) != len(other):
@@ -597,7 +632,7 @@ class Comparison:
             for node in (gold, answer)
         ]
         if len(sides[0]) == len(sides[1]) > 1:
-            if any(_is_zero(side) for side in (*sides[0], *sides[1])):
+            if any(is_zero_number(side) for side in (*sides[0], *sides[1])):
                 pairs = zip(sides[0], sides[1], strict=True)
                 return _all([self._values(*pair) for pair in pairs], "ratio")
             crossed = []
@@ -628,7 +663,7 @@ class Comparison:
                 self._values(Apply("mod", (want, modulus)), Apply("mod", (got, modulus))),
                 "congruence",
             )
-        return _renamed(self._values(_last_side(want), _last_side(got)), "congruence")
+        return _renamed(self._values(last_side(want), last_side(got)), "congruence")
 
     def _bases(self, gold: Node, answer: Node) -> Same:
         """Numbers whose base is written; a base that one side does not have is missing."""
@@ -657,7 +692,7 @@ class Comparison:
             return Same(None, "family", "one letter with two meanings")
         whole = (gold.domain or answer.domain) == "Z"
         want, got = (
-            [value_of(one) for item in _items(side) for one in variants(value_of(item))]
+            [value_of(one) for item in items_of(side) for one in variants(value_of(item))]
             for side in (gold.body, rename(answer.body, other, name))
         )
         if max(len(want), len(got)) > MAX_ITEMS:
@@ -678,7 +713,7 @@ class Comparison:
             return same
         if not whole:
             return Same(None, "family", "families in other forms")
-        line, other_line = _line_in(gold, name), _line_in(answer, name)
+        line, other_line = line_in(gold, name), line_in(answer, name)
         if line is None or other_line is None:
             return Same(None, "family", "families that are no progressions")
         (start, step), (other_start, other_step) = line, other_line
@@ -690,7 +725,7 @@ class Comparison:
 
     def _cases(self, gold: Node, answer: Node) -> Same:
         """Functions by cases: every condition with its value, in any order."""
-        want, got = _case_rows(value_of(gold)), _case_rows(value_of(answer))
+        want, got = case_rows(value_of(gold)), case_rows(value_of(answer))
         if not want or len(want) != len(got) or len(want) > MAX_ITEMS:
             return Same(None, "cases", "cases that could not be compared")
         met = []
@@ -709,7 +744,7 @@ class Comparison:
             return Same(True, "form", "the same form")
         if not (isinstance(gold, Apply) and isinstance(answer, Apply)):
             return Same(None, "form", "forms that could not be compared")
-        answer = _same_bound_name(gold, answer)
+        answer = same_bound_name(gold, answer)
         alike = gold.head == answer.head and len(gold.args) == len(answer.args)
         if alike and gold.info == answer.info and gold.head not in COLLECTIONS:
             parts = [
@@ -719,480 +754,6 @@ class Comparison:
             if all(part.same is True for part in parts):
                 return Same(True, "form", "the same form of the same parts")
         return Same(None, "form", "forms that could not be compared")
-
-
-# -- what trees are taken apart with ---------------------------------------------------------------
-
-
-def unwrapped(node: Node) -> Node:
-    """A list of one, and brackets around a single chain, are what is in them."""
-    while isinstance(node, Apply) and node.head == "list" and len(node.args) == 1:
-        node = node.args[0]
-    return node
-
-
-def _line_in(node: Node, name: str) -> tuple[Node, Node] | None:
-    """(start, step) of what is linear in a parameter and has no other variable; else None."""
-    if symbols(node) != {name} or not is_linear(node):
-        return None
-    start, after = (substitute(node, Symbol(name), Number(fmpq(at))) for at in (0, 1))
-    return start, Apply("add", (after, Apply("neg", (start,))))
-
-
-def _other_unknown(name: Node, other: Node) -> bool:
-    """Whether two names are plain variables, segments or derivatives, and not the same one."""
-    if isinstance(name, Symbol) and isinstance(other, Symbol):
-        return name != other and Symbol("unnamed") not in (name, other)
-    if not (isinstance(name, Apply) and isinstance(other, Apply) and name.head == other.head):
-        return False
-    if name.head == "apply":
-        return str(name.info).count("'") != str(other.info).count("'")
-    letters = [[a.name for a in n.args if isinstance(a, Symbol)] for n in (name, other)]
-    segments = all(len(each) == 2 and "".join(each).isupper() for each in letters)
-    return name.head == "mul" and segments and sorted(letters[0]) != sorted(letters[1])
-
-
-def variants(node: Node) -> list[Node]:
-    """The expressions that plus-minus signs stand for; all signs of a formula switch together."""
-    if not has(node, "pm", "mp") or has(node, *COLLECTIONS, "chain", "matrix"):
-        return [node]
-    return [_signed(node, upper) for upper in (True, False)][:MAX_VARIANTS]
-
-
-def with_signed_tuples(node: Node) -> Node:
-    """`(pm 1, 2)` as the two tuples that it stands for; with more signs, how they go together is
-    not said.
-    """
-    if not has(node, "pm", "mp") or not isinstance(node, Apply):
-        return node
-    if node.head == "list" and any(_kind(arg) in BRACKETS for arg in node.args):
-        return Apply("list", tuple(t for arg in node.args for t in _signed_tuples(arg)), node.info)
-    tuples = _signed_tuples(node)
-    return tuples[0] if len(tuples) == 1 else Apply("list", tuple(tuples), ",")
-
-
-def _signed_tuples(node: Node) -> list[Node]:
-    if _kind(node) not in ("()", "<>") or _signs_in(node) != 1:
-        return [node]
-    return [_signed(node, upper) for upper in (True, False)]
-
-
-def _signs_in(node: Node) -> int:
-    if not isinstance(node, Apply):
-        return 0
-    return (node.head in ("pm", "mp")) + sum(map(_signs_in, node.args))
-
-
-def _signed(node: Node, upper: bool) -> Node:
-    if not isinstance(node, Apply):
-        return node
-    args = tuple(_signed(arg, upper) for arg in node.args)
-    if node.head not in ("pm", "mp"):
-        return Apply(node.head, args, node.info)
-    plus = upper == (node.head == "pm")
-    last: Node = args[-1] if plus else Apply("neg", (args[-1],))
-    return last if len(args) == 1 else Apply("add", (args[0], last))
-
-
-def rows_of(node: Node) -> list[list[Node]] | None:
-    """The entries of a matrix, or of sums and products with matrices in them."""
-    if not isinstance(node, Apply):
-        return None
-    if node.head == "matrix":
-        return [list(row.args) for row in node.args if isinstance(row, Apply)]
-    if node.head == "group" and all(_kind(arg) == "[]" for arg in node.args):
-        rows = [list(_items(arg)) for arg in node.args]  # `[[1, 2], [3, 4]]`
-        return rows if len({len(row) for row in rows}) == 1 else None
-    if node.head == "group" or node.head == "list":
-        return [[arg] for arg in node.args]
-    if node.head == "neg":
-        inner = rows_of(node.args[0])
-        return None if inner is None else [[Apply("neg", (e,)) for e in row] for row in inner]
-    if node.head == "add":
-        return _sum_of([rows_of(arg) for arg in node.args])
-    if node.head == "mul":
-        return _product_of(list(node.args))
-    if node.head == "div" and (inner := rows_of(node.args[0])) is not None:
-        return [[Apply("div", (e, node.args[1])) for e in row] for row in inner]
-    return None
-
-
-UNIT_VECTORS = ("hat i", "hat j", "hat k")
-
-
-def _has_unit_vectors(node: Node) -> bool:
-    return not symbols(node).isdisjoint(UNIT_VECTORS)
-
-
-def _components(node: Node, other: Node) -> Node:
-    """`2 i + 3 j` as the tuple of its components, as many as the other side has, or three."""
-    if not _has_unit_vectors(node):
-        return node
-    rows = rows_of(other)
-    count = 3 if rows is None else max(len(rows), len(rows[0]))
-    parts = []
-    for wanted in UNIT_VECTORS[: count if count in (2, 3) else 3]:
-        part = node
-        for name in UNIT_VECTORS:
-            part = substitute(part, Symbol(name), Number(fmpq(int(name == wanted))))
-        parts.append(part)
-    return Apply("group", tuple(parts), "<>")
-
-
-def _sum_of(parts: list[list[list[Node]] | None]) -> list[list[Node]] | None:
-    total = parts[0]
-    for part in parts[1:]:
-        if total is None or part is None or _shape(total) != _shape(part):
-            return None
-        total = [
-            [Apply("add", pair) for pair in zip(*rows, strict=True)]
-            for rows in zip(total, part, strict=True)
-        ]
-    return total
-
-
-def _product_of(factors: list[Node]) -> list[list[Node]] | None:
-    scalars: list[Node] = []
-    total: list[list[Node]] | None = None
-    for factor in factors:
-        rows = rows_of(factor) if has(factor, "matrix") else None
-        if rows is None:
-            scalars.append(factor)
-        elif total is None:
-            total = rows
-        else:
-            if len(total[0]) != len(rows):
-                return None
-            columns = list(zip(*rows, strict=True))
-            total = [[_dot(row, column) for column in columns] for row in total]
-    if total is None:
-        return None
-    return [[Apply("mul", (*scalars, e)) if scalars else e for e in row] for row in total]
-
-
-def _dot(row: Sequence[Node], column: Sequence[Node]) -> Node:
-    return Apply("add", tuple(Apply("mul", pair) for pair in zip(row, column, strict=True)))
-
-
-def _shape(rows: list[list[Node]]) -> tuple[int, int]:
-    return len(rows), len(rows[0])
-
-
-def _flat(rows: list[list[Node]]) -> list[Node] | None:
-    """The entries of a row or a column."""
-    if len(rows) == 1:
-        return rows[0]
-    return [row[0] for row in rows] if len(rows[0]) == 1 else None
-
-
-def proportional(gold: Node, answer: Node, positive: bool = False) -> bool | str | None:
-    """Whether one expression is a constant times the other.
-
-    Returns True, "other" where it is not, or None where that could not be told.
-    """
-    names = sorted(symbols(gold) | symbols(answer))
-    if not names:
-        return True if equal(gold, answer) else None
-    if symbols(gold) != symbols(answer):
-        return "other"
-    ratio: Node = Apply("div", (gold, answer))
-    shifted = ratio
-    for turn, name in enumerate(names):
-        shifted = substitute(
-            shifted,
-            Symbol(name),
-            Apply("add", (Symbol(name), Number(fmpq(7 + 2 * turn, 5 + turn)))),
-        )
-    found = equal(ratio, shifted)
-    if found is not True:
-        return None if found is None else "other"
-    if not positive:
-        return True
-    return _positive_at_a_point(ratio, names)
-
-
-def is_linear(node: Node) -> bool:
-    """Whether an expression is of the first degree in all of its variables together."""
-    moved, shifted, origin = node, node, node
-    for name in symbols(node):
-        other = Symbol(f"{name} moved")
-        moved = substitute(moved, Symbol(name), other)
-        shifted = substitute(shifted, Symbol(name), Apply("add", (Symbol(name), other)))
-        origin = substitute(origin, Symbol(name), ZERO)
-    parts = Apply("add", (node, moved, Apply("neg", (origin,))))
-    return equal(shifted, parts) is True
-
-
-def _solves(solved: Apply, other: Apply) -> bool:
-    """Whether `y = ...` is another equation solved for y, in which that is linear."""
-    if solved.info != ("=",) or other.info != ("=",) or not isinstance(solved.args[0], Symbol):
-        return False
-    name, value = solved.args
-    assert isinstance(name, Symbol), "checked above"
-    if name.name in symbols(value) or name.name not in symbols(other):
-        return False
-    gap = _side_difference(other, 0, 1)
-    if equal(substitute(gap, name, value), ZERO) is not True:
-        return False
-    at = [substitute(gap, name, Number(fmpq(point))) for point in (0, 1, 2)]
-    twice = Apply("add", (at[0], at[2]))
-    return equal(twice, Apply("mul", (Number(fmpq(2)), at[1]))) is True
-
-
-ZERO = Number(fmpq(0))
-
-
-def _positive_at_a_point(ratio: Node, names: list[str]) -> bool | str | None:
-    for turn, name in enumerate(names):
-        ratio = substitute(ratio, Symbol(name), Number(fmpq(13 + 10 * turn, 7)))
-    try:
-        return True if real_part(difference(ratio, Number(fmpq(0)))) > 0 else "other"
-    except (Undefined, Unknown):
-        return None
-
-
-def _side_difference(chain: Apply, left: int, right: int) -> Node:
-    return Apply("add", (chain.args[left], Apply("neg", (chain.args[right],))))
-
-
-def _reversed(chain: Apply) -> Apply:
-    signs = tuple(FLIPPED.get(sign, sign) for sign in reversed(chain.info))
-    return Apply("chain", tuple(reversed(chain.args)), signs)
-
-
-def _is_chain(node: Node) -> bool:
-    return isinstance(node, Apply) and node.head == "chain"
-
-
-def _is_inequality(node: Node) -> bool:
-    if isinstance(node, Apply) and node.head == "list":
-        return all(map(_is_inequality, node.args))
-    return (
-        isinstance(node, Apply)
-        and node.head == "chain"
-        and (bool(set(node.info) & {"<", ">", "le", "ge", "ne"}))
-    )
-
-
-def _symbols_bound(node: Node) -> set[str]:
-    return symbols(node) if _is_chain(node) or _is_inequality(node) else set()
-
-
-def _unknowns(names: Sequence[tuple[Node, Node] | None]) -> set[str]:
-    """The variables that values are of, without their indices; empty where one is no variable."""
-    found = [name[0] for name in names if name is not None]
-    if not all(isinstance(name, Symbol) for name in found):
-        return set()
-    return {name.name.partition("_")[0] for name in found if isinstance(name, Symbol)}
-
-
-def _is_line(node: Node) -> bool:
-    return isinstance(node, Symbol) and node.name == "bbR"
-
-
-def _is_collection(node: Node) -> bool:
-    return isinstance(node, Apply) and node.head in COLLECTIONS
-
-
-def _case_rows(node: Node) -> list[Apply]:
-    """The rows of a function by cases; none where it is something else."""
-    if not (isinstance(node, Apply) and node.head == "cases"):
-        return []
-    return [row for row in node.args if isinstance(row, Apply)]
-
-
-def _is_set(node: Node) -> bool:
-    return isinstance(node, Apply) and node.head == "set"
-
-
-def _kind(node: Node) -> str:
-    """`list`, `set`, the brackets of a group, `matrix`, or `value`."""
-    if not isinstance(node, Apply):
-        return "value"
-    if node.head == "group":
-        return str(node.info)
-    if node.head in ("list", "set"):
-        return node.head
-    return "matrix" if node.head == "matrix" else "value"
-
-
-def _items(node: Node) -> list[Node]:
-    """The members of a collection; a name before the first of several values is theirs."""
-    if not (isinstance(node, Apply) and node.head in COLLECTIONS):
-        return [node]
-    items = list(node.args)
-    if node.head == "list" and len(items) > 1 and all(not _is_chain(item) for item in items[1:]):
-        first = named_value(items[0])
-        if first is not None:
-            items[0] = first[1]
-    return items
-
-
-def _are_unknowns(*nodes: Node) -> bool:
-    """Whether all members of some collections are variables, which may be propositions."""
-    return all(isinstance(item, Symbol) for node in nodes for item in _items(node))
-
-
-def _plain(item: Node) -> Node:
-    """A member without its name."""
-    if isinstance(item, Apply) and item.head == "list" and len(item.args) > 1:
-        named = [named_value(arg) for arg in item.args]
-        if all(name is not None for name in named):
-            return Apply("list", tuple(name[1] for name in named if name is not None), item.info)
-    found = named_value(item)
-    return item if found is None else found[1]
-
-
-def _sets_of_lists(node: Node) -> Node:
-    """Plain braces in an expression of sets were meant as sets."""
-    if not isinstance(node, Apply):
-        return node
-    if node.head in ("union", "inter", "minus"):
-        args: list[Node] = []
-        for arg in node.args:
-            if isinstance(arg, Apply) and arg.head == "list":
-                args.append(Apply("set", arg.args))
-            elif _kind(arg) == "value" and not has(arg, *REGIONS) and not _is_line(arg):
-                args.append(Apply("set", (arg,)))
-            else:
-                args.append(_sets_of_lists(arg))
-        return Apply(node.head, tuple(args), node.info)
-    return node
-
-
-def _same_bound_name(gold: Apply, answer: Apply) -> Apply:
-    """Sums and integrals with their bound variable under the gold's name."""
-    if gold.head == answer.head and gold.head in ("sum", "prod", "int"):
-        body = rename(answer.args[0], str(answer.info), str(gold.info))
-        return Apply(answer.head, (body, *answer.args[1:]), gold.info)
-    return answer
-
-
-def _is_wide(pieces: Region) -> bool:
-    """Whether a region has more than points in it."""
-    return any(order(piece.low, piece.high) != 0 for piece in pieces)
-
-
-def _is_zero(node: Node) -> bool:
-    return isinstance(node, Number) and bool(node.value == 0)
-
-
-def _last_side(node: Node) -> Node:
-    return node.args[-1] if isinstance(node, Apply) and node.head == "chain" else node
-
-
-def _with_one_constant(gold: Node, answer: Node) -> Node | None:
-    """The answer with its constant of integration under the gold's name: `+ c` as `+ C`."""
-    mine, theirs = (_added_constants(node) for node in (gold, answer))
-    if len(mine) == len(theirs) == 1 and mine != theirs:
-        (new,), (old,) = mine, theirs
-        if new not in symbols(answer) and old not in symbols(gold):
-            return rename(answer, old, new)
-    return None
-
-
-NUMBERED = re.compile(r"[Cc]_[1-9]")
-MOST_CONSTANTS = 3
-
-
-def _with_other_constants(gold: Node, answer: Node) -> Iterator[Node]:
-    """The answer with its arbitrary constants under the gold's names: `+ c` as `+ C`, `A` and `B`
-    as `C_1` and `C_2`, in any order.
-    """
-    one = _with_one_constant(gold, answer)
-    if one is not None:
-        yield one
-    names = symbols(gold), symbols(answer)
-    mine = sorted(name for name in names[0] if NUMBERED.fullmatch(name))
-    theirs = sorted(names[1] - (names[0] - set(mine)))
-    if not 2 <= len(mine) == len(theirs) <= MOST_CONSTANTS:
-        return
-    if not all(NUMBERED.fullmatch(name) or name in ARBITRARY for name in theirs):
-        return
-    for in_turn in permutations(mine):
-        renamed = answer
-        for old in theirs:
-            renamed = rename(renamed, old, f"{old} renamed")
-        for old, new in zip(theirs, in_turn, strict=True):
-            renamed = rename(renamed, f"{old} renamed", new)
-        yield renamed
-
-
-ARBITRARY = frozenset("ABCDabcKk")
-"""Letters that arbitrary constants go by."""
-
-
-def _added_constants(node: Node) -> set[str]:
-    """Terms of a sum that are one of the letters of a constant."""
-    if not (isinstance(node, Apply) and node.head == "add"):
-        return set()
-    return {arg.name for arg in node.args if isinstance(arg, Symbol) and arg.name in "CcKk"}
-
-
-def _in_radians(node: Node) -> Node:
-    return Apply("degree", (node,))
-
-
-def _percent_of(node: Node) -> Node | None:
-    """What stands before a percent sign."""
-    if isinstance(node, Apply) and node.head == "percent":
-        return node.args[0]
-    if isinstance(node, Apply) and node.head == "neg" and (inner := _percent_of(node.args[0])):
-        return Apply("neg", (inner,))
-    return None
-
-
-def _decimal(node: Node) -> Number | None:
-    """A number that was written as a decimal."""
-    if isinstance(node, Apply) and node.head == "neg":
-        node = node.args[0]
-    if isinstance(node, Apply) and node.head == "mul" and len(node.args) == 2:
-        return _scientific(node)
-    return node if isinstance(node, Number) and node.digits else None
-
-
-def _scientific(node: Apply) -> Number | None:
-    """`2.5 \\times 10^{-3}` as one decimal."""
-    first, power = node.args
-    if not (isinstance(first, Number) and isinstance(power, Apply) and power.head == "pow"):
-        return None
-    if not isinstance(power.args[0], Number) or power.args[0].value != 10:
-        return None
-    exponent = power.args[1]
-    sign = 1
-    if isinstance(exponent, Apply) and exponent.head == "neg":
-        exponent, sign = exponent.args[0], -1
-    if not (isinstance(exponent, Number) and exponent.value.q == 1 and abs(exponent.value) < 400):
-        return None
-    shift = sign * int(exponent.value.p)
-    digits = first.digits or len(str(abs(first.value.p)))
-    return Number(first.value * fmpq(10) ** shift, digits, first.places - shift, scientific=True)
-
-
-def _terminates(node: Node) -> bool:
-    """Whether a value has a finite decimal expansion; one that is not rational has none."""
-    try:
-        value = difference(node, Number(fmpq(0)))
-    except (Undefined, Unknown):
-        return True
-    if isinstance(value, acb):
-        return False
-    rest = int(value.q)
-    for prime in (2, 5):
-        while rest % prime == 0:
-            rest //= prime
-    return rest == 1
-
-
-def _size(value: Value) -> fmpq | arb:
-    """The absolute value of a real number."""
-    number: fmpq | arb = real_part(value)
-    return -number if number < 0 else number
-
-
-def _fraction(value: float) -> fmpq:
-    top, bottom = value.as_integer_ratio()
-    return fmpq(top, bottom)
 
 
 def _all(found: Sequence[Same], step: str) -> Same:

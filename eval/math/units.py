@@ -154,8 +154,6 @@ SPEEDS = {
     "fps": "foot/second",
 }
 POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "squared": 2, "cubed": 3}
-PIECE = re.compile(r"([A-Za-z]+|°|%)\s*(?:\^?\s*\{?\s*(-?\d)\s*\}?)?|([/*·. ])")
-FILLERS = frozenset("of the a an in is per".split())
 SINGULAR = re.compile(r"(?<=[a-z]{2})s$")
 
 
