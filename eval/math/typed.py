@@ -470,7 +470,8 @@ class Comparison:
             return self._collection_and_value(gold, answer)
         if {"set"} < set(kinds) and set(kinds) & BRACKETS:
             return Same(False, "set", "a set is neither a tuple nor an interval")
-        if {gold.info, answer.info} == {"and", "or"} and are_unknowns(gold, answer):
+        joints = {node.info for node in (gold, answer) if isinstance(node, Apply)}
+        if joints == {"and", "or"} and are_unknowns(gold, answer):
             return Same(None, "list", "and is not or where propositions are joined")
         brackets = {*kinds} - {"list", "set"}
         if "list" in kinds and brackets & {"(]", "[)"}:
