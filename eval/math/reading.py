@@ -45,7 +45,7 @@ CURRENCIES = {
 ORDINAL = re.compile(r"^(\d+)(?:\^?\{?(?:\\(?:text|mathrm)\{)?(?:st|nd|rd|th)\}*)$")
 TRAILING_MONEY = re.compile(r"(?<=[\d}\s])\s*(?:\\\$|\$|€|£)\s*$")
 LABEL = re.compile(
-    r"(?i)^\s*(?:\\text\{)?\s*(?:the\s+)?(?:final\s+|correct\s+)?answers?\s*(?:is|:|=)\s*:?\s*\}?\s*"
+    r"(?i)^\s*+(?:\\text\{)?\s*+(?:the\s+)?(?:final\s+|correct\s+)?answers?\s*(?:is|:|=)\s*:?\s*\}?\s*"
 )
 TO = re.compile(r"(?<=\d)\s*(?:\\text\{\s*to\s*\}|\bto\b)\s*(?=\d)")
 LEADING = re.compile(r"^\s*(?:\\approx|\\sim|≈|~|=)\s*(?=[^=])")
@@ -192,8 +192,10 @@ TAIL = 100
 
 
 def _with_tail(text: str) -> str:
-    """`25^\\circ C` as `25\\text{ celsius }`; a parameter in words as in signs"""
-    before, tail = text[:-TAIL], text[-TAIL:]
+    """`25^\\circ C` as `25\\text{ celsius }`, `for any integer k` as `, k \\in \\mathbb{Z}`."""
+    before, tail = text[:-TAIL], " ".join(text[-TAIL:].split())  # no run of spaces to back over
+    if before and text[-TAIL].isspace():
+        tail = " " + tail
     tail = TEMPERATURE.sub(lambda m: r"\text{ celsius }" if m[1] else r"\text{ fahrenheit }", tail)
     if "\\in" in tail and tail.endswith(")"):
         tail = PARAMETER_IN_BRACKETS.sub(r", \1", tail)

@@ -76,7 +76,7 @@ MAX_ITEMS = 64
 """Members of a list or set that are compared."""
 TEMPERATURES = (("celsius", 1), ("fahrenheit", 1))
 
-SETTLED = frozenset({"limit", "names", "scale", "family", "cases", "base"})
+SETTLED = frozenset({"limit", "names", "scale", "family", "cases", "digits"})
 """Steps that leave a pair open for good: no slower reader knows more."""
 
 
@@ -674,7 +674,7 @@ class Comparison:
                 return Same(False, "base", "digits that the base does not have")
             return Same(found, "base", "the same number" if found else "another number")
         if found is True:
-            return Same(None, "base", "the same number, but only one side says in which base")
+            return Same(None, "digits", "the same number, but only one side says in which base")
         if found is False:
             return Same(False, "base", "another number, or its base is missing")
         return Same(None, "base", "a base that cannot be read")

@@ -151,6 +151,42 @@ def test_cases_are_compared_row_by_row(verifier: MathVerifier, case: Case) -> No
     check(verifier, case)
 
 
+UNKNOWNS: list[Case] = [
+    # Nobody says how y depends on x: its derivative is not 0, as sympy has it.
+    (r"\frac{dy}{dx}=x", r"\boxed{\frac{dy}{dx}=2x}", WRONG),
+    (r"\frac{dy}{dx}=2x", r"\boxed{\frac{dy}{dx} = 2 x}", CORRECT),
+    ("2x", r"\boxed{\frac{dy}{dx}=2x}", CORRECT),
+    (r"\frac{dy}{dx}=-ky", r"\boxed{\frac{dy}{dt}=-ky}", WRONG),
+    # What is called something else is something else.
+    ("f(x)=2x", r"\boxed{f'(x)=2x}", WRONG),
+    ("2x", r"\boxed{f'(x)=2x}", CORRECT),
+    ("BC=5", r"\boxed{AB=5}", WRONG),
+    ("AB=5", r"\boxed{BA=5}", CORRECT),
+    ("0.5", r"\boxed{P(X=2)=\frac12}", CORRECT),
+    ("2", r"\boxed{P(X=2)=\frac12}", WRONG),
+    (r"p\wedge q", r"p\vee q", OPEN),
+    (r"p\wedge q", r"q\wedge p", CORRECT),
+    # Arbitrary constants have no names, and other numbered letters have.
+    (r"y=C_1e^{x}+C_2e^{-x}", r"\boxed{y=C_2e^{x}+C_1e^{-x}}", CORRECT),
+    (r"y=C_1e^{x}+C_2e^{-x}", r"\boxed{y=Ae^{x}+Be^{-x}}", CORRECT),
+    (r"y=C_1e^{x}+C_2e^{-x}", r"\boxed{y=C_1e^{x}+C_2e^{2x}}", WRONG),
+    (r"y=C_1e^{x}+C_2e^{-x}", r"\boxed{y=C_1e^{x}+e^{-x}}", WRONG),
+    ("x_2+2x_1", r"\boxed{x_1+2x_2}", WRONG),
+    # A sign in a tuple makes two of it.
+    ("(1,2),(1,-2)", r"\boxed{(1,\pm2)}", CORRECT),
+    ("(1,2),(1,-2)", r"\boxed{(\pm1,2)}", WRONG),
+    ("(1,0),(-1,0),(0,1),(0,-1)", r"\boxed{(\pm1,0),(0,\pm1)}", CORRECT),
+    ("(1,0)", r"\boxed{(\pm1,0)}", WRONG),
+    # In base 8 the digit 7 is 7 as well, but 7 does not say so.
+    ("7", r"\boxed{7_8}", OPEN),
+]
+
+
+@pytest.mark.parametrize("case", UNKNOWNS)
+def test_what_is_called_otherwise_is_something_else(verifier: MathVerifier, case: Case) -> None:
+    check(verifier, case)
+
+
 NOTATIONS: list[Case] = [
     ("120", r"\boxed{C_{10}^3}", CORRECT),
     ("720", r"\boxed{C_{10}^3}", WRONG),
