@@ -7,7 +7,7 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 from ..teacher.collect import Collected
-from .lm_eval_run import FINAL_SHARE, PREFIX, LmEvalResult, Metric
+from .lm_eval_run import FINAL_SHARE, PREFIX, LmEvalResult, Metric, TaskScore
 from .score import wilson
 from .verdict import Verdict
 
@@ -148,8 +148,8 @@ def print_table(console: "Console", result: LmEvalResult, title: str) -> None:
     from rich.table import Table
 
     table = Table(title=title)
-    table.add_column("task")
-    table.add_column("metric")
+    table.add_column("task", overflow="fold")
+    table.add_column("metric", overflow="fold")
     for name in ("questions", "samples", "score", "95 % interval"):
         table.add_column(name, justify="right", no_wrap=True)
     for score in result.scores:
@@ -160,11 +160,17 @@ def print_table(console: "Console", result: LmEvalResult, title: str) -> None:
             shown = ("not final", "")
             if metric and result.is_final:
                 shown = spell_metric(metric, score.n)
-            table.add_row(name, metric.name if metric else "", n, samples, *shown)
+            table.add_row(name, _title(metric, score) if metric else "", n, samples, *shown)
             name = n = samples = ""
     console.print(table)
     for line in _notes(result):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _title(metric: Metric, score: TaskScore) -> str:
+    """A metric's name, with lm-eval's filter where a task reads replies in several ways."""
+    several = len({each.filter for each in score.metrics}) > 1
+    return f"{metric.name} ({metric.filter})" if several else metric.name
 
 
 def _notes(result: LmEvalResult) -> list[str]:

@@ -309,7 +309,7 @@ def _local_data(name: str, config: Mapping[str, Any], data_dir: Path) -> dict[st
     own_source = config.get("custom_dataset") is not None
     if own_source and name in {path.stem for path in _own_files()}:
         used |= set(config.get("dataset_kwargs") or {})
-    elif own_source or "task" not in config or "class" in config:
+    elif own_source or "class" in config or not isinstance(config.get("task"), str):
         raise LmEvalError(
             f"{name}: --data-dir is for single tasks that read a data set by its name; this one "
             "loads its data itself, or stands for several tasks"

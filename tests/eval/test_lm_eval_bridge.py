@@ -443,6 +443,32 @@ def test_the_torch_engine_compares_choices_by_their_likelihood(
         run(tmp_path, engine, tasks, "choose", "say")
 
 
+GROUP = """
+group: both
+task: [say, tell]
+aggregate_metric_list: [{metric: acc, aggregation: mean, weight_by_size: true}]
+metadata: {version: 7}
+"""
+
+
+def test_a_group_is_scored_as_a_whole_and_takes_no_local_files(
+    make: Callable[..., Path], tmp_path: Path
+) -> None:
+    tasks = make("right", "wrong", "cut")
+    (tasks / "more.jsonl").write_text('{"word": "right", "want": "5"}\n')
+    text = (tasks / "say.yaml").read_text()
+    (tasks / "tell.yaml").write_text(
+        text.replace("task: say", "task: tell").replace("rows.jsonl", "more.jsonl")
+    )
+    (tasks / "both.yaml").write_text(GROUP)
+    result = run(tmp_path, Scripted(), tasks, "both")
+    assert [score.task for score in result.scores] == ["say", "tell", "both"]
+    whole = result.score("both")
+    assert (value(whole), whole.n, whole.truncated, whole.is_group) == (0.5, 4, 1, True)
+    with pytest.raises(KitError, match="both: --data-dir is for single tasks"):
+        run(tmp_path, Scripted(), tasks, "both", data_dir=tmp_path)
+
+
 def test_an_unknown_task_is_named_with_a_near_one(
     make: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -536,6 +562,23 @@ def test_a_score_that_is_not_final_is_not_printed(
         "wrong",
     ]
     assert json.loads((tmp_path / "scores.json").read_text())["is_final"] is False
+
+
+def test_several_ways_to_read_a_reply_are_told_apart(
+    make: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from r1kit.eval.lm_eval_report import print_table
+    from rich.console import Console
+
+    more = """
+filter_list:
+  - {name: strict, filter: [{function: take_first}]}
+  - {name: loose, filter: [{function: take_first}]}
+"""
+    print_table(Console(), run(tmp_path, Scripted(), make("right", more=more)), "t")
+    printed = capsys.readouterr().out
+    assert "acc (strict)" in printed
+    assert "acc (loose)" in printed
 
 
 def test_all_alike_is_not_certain() -> None:
