@@ -354,6 +354,8 @@ def read(text: str) -> Reading:
         return Reading(tidy, key, words, (), str(error), True)
     except Unreadable as error:
         return Reading(tidy, key, words, (), str(error))
+    except MemoryError:
+        raise
     except Exception as error:  # noqa: BLE001 - a fault here costs one answer, not the run
         return Reading(tidy, key, words, (), f"the reader failed: {type(error).__name__}")
     if all(isinstance(tree, Apply) and tree.head == "text" for tree in formulas):

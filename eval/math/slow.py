@@ -68,8 +68,8 @@ def _trees(reading: Reading) -> list[Node]:
         return trees
     try:
         trees.insert(0, tree_of(simplified(latex2sympy(braced(reading.text)))))
-    except Untranslatable:
-        pass
+    except MemoryError:
+        raise  # not the text's fault: the pool tries again, and then says that the judge broke
     except Exception:  # noqa: BLE001 - the grammar's runtime raises whatever it likes at bad text
         pass
     return trees

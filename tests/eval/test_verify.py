@@ -362,3 +362,16 @@ def test_a_closed_verifier_says_so() -> None:
     verifier.close()
     with pytest.raises(RuntimeError, match="the verifier is closed"):
         verifier.verify("0", LIMIT)
+
+
+def test_a_reader_without_memory_is_a_broken_judge_and_not_an_unreadable_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from r1kit.eval.math import slow
+
+    def starve(text: str) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(slow, "latex2sympy", starve)
+    with pytest.raises(MemoryError):
+        compare_slowly(SlowPair(LIMIT, "0", MathPolicy(), False))
