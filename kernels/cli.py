@@ -113,7 +113,7 @@ def mla(
     variant: VariantOption = None,
     max_tokens: Annotated[
         str, typer.Option(metavar="N", help="leave out larger batches times context")
-    ] = "8192k",
+    ] = "32768k",
     budget: Annotated[
         float | None, typer.Option(min=1, metavar="SECONDS", help="begin nothing after this long")
     ] = None,

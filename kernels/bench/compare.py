@@ -137,6 +137,6 @@ def same_bits(left: tuple[Tensor, ...], right: tuple[Tensor, ...]) -> bool:
     return all(
         a.shape == b.shape
         and a.dtype == b.dtype
-        and torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8))
+        and torch.equal(a.flatten().view(torch.uint8), b.flatten().view(torch.uint8))
         for a, b in zip(left, right, strict=True)
     )

@@ -132,9 +132,24 @@ def measure(
         The run. Its `failures` name the shapes where our kernel failed or disagreed.
     """
     run = Run(writer, how, say)
+    left = len(appends) + len(points)
+    try:
+        left = _measure_all(points, appends, run)
+    finally:  # also where Ctrl-C or a fault of the GPU ends it: what was measured is told in full
+        for row in writer.results.rows:
+            mark(row, writer.results)
+        writer.finish(finished=not left)
+    if left:
+        say(f"{left} shapes left: the budget of {how.budget_s} s is spent; --resume goes on")
+    return run
+
+
+def _measure_all(points: Sequence[Point], appends: Sequence[Append], run: Run) -> int:
+    """Measure what the file lacks; return how many shapes were left for lack of time."""
     left = 0
+    held = run.results
     for append in appends:
-        if writer.results.has("mla_append", append.shape):
+        if held.has("mla_append", append.shape):
             continue
         if run.out_of_time:
             left += 1
@@ -142,17 +157,12 @@ def measure(
         run.add(_append(append, run))
         _free()
     for _, same in groupby(points, key=lambda point: point.group):
-        group = [each for each in same if not writer.results.has("mla_decode", each.shape)]
+        group = [each for each in same if not held.has("mla_decode", each.shape)]
         if run.out_of_time:
             left += len(group)
         elif group:
             _group(group, run)
-    if left:
-        say(f"{left} shapes left: the budget of {how.budget_s} s is spent; --resume goes on")
-    for row in writer.results.rows:
-        mark(row, writer.results)
-    writer.finish(finished=not left)
-    return run
+    return left
 
 
 def _free() -> None:

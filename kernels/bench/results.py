@@ -252,16 +252,16 @@ class Writer:
     def __init__(self, path: Path, results: Results, *, resume: bool = False) -> None:
         self.path = path
         self.results = results
+        if path.exists() and not resume:
+            raise ValueError(
+                f"--out {path}: exists, and results are never overwritten; "
+                "name another file, or add --resume to go on with this one"
+            )
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if resume:  # whole lines only: the last one may have been cut off
                 self._write_whole()
             self._file: TextIO = path.open("a" if resume else "x", encoding="utf-8")
-        except FileExistsError:
-            raise ValueError(
-                f"--out {path}: exists, and results are never overwritten; "
-                "name another file, or add --resume to go on with this one"
-            ) from None
         except OSError as error:
             raise ValueError(
                 f"{path}: cannot be written: {error.strerror}; name another file with --out FILE"
@@ -278,8 +278,12 @@ class Writer:
         """Write the file whole, with every share against the final roof."""
         settle(self.results)
         self.results.header["finished"] = finished
-        self._file.close()
+        self.close()
         self._write_whole()
+
+    def close(self) -> None:
+        """Leave the file as it stands."""
+        self._file.close()
 
     def _write_whole(self) -> None:
         """Replace the file by its header and all rows."""

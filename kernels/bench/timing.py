@@ -120,11 +120,11 @@ def _replay_s(graph: torch.cuda.CUDAGraph) -> float:
 
 
 @triton.jit
-def _stream_kernel(numbers_ptr, sum_ptr, each, BLOCK: tl.constexpr):
+def _stream_kernel(numbers_ptr, sum_ptr, EACH: tl.constexpr, BLOCK: tl.constexpr):
     program = tl.program_id(0).to(tl.int64)
-    place_N = program * each + tl.arange(0, BLOCK)
+    place_N = program * EACH + tl.arange(0, BLOCK)
     sum_N = tl.zeros((BLOCK,), tl.float32)
-    for start in range(0, each, BLOCK):
+    for start in range(0, EACH, BLOCK):
         sum_N += tl.load(numbers_ptr + place_N + start)
     tl.store(sum_ptr + program, tl.sum(sum_N, axis=0))
 
@@ -137,7 +137,7 @@ def stream_sums(numbers_N: Tensor, programs: int, block: int) -> Tensor:
             f"numbers_N must hold {programs} runs of blocks of {block}, got {numbers_N.numel()}"
         )
     sum_P = numbers_N.new_empty(programs)
-    _stream_kernel[(programs,)](numbers_N, sum_P, each, BLOCK=block, num_warps=8)
+    _stream_kernel[(programs,)](numbers_N, sum_P, EACH=each, BLOCK=block, num_warps=8)
     return sum_P
 
 
