@@ -217,7 +217,7 @@ def run_job(job: Job, only: list[str]) -> Iterator[Outcome]:
             if wanted(name):
                 outcomes.append(_run_case(full(name), check))
     except Exception as error:  # noqa: BLE001 (any failure is what a check is there to report)
-        outcomes.append(Outcome(job.name, broken=f"{type(error).__name__}: {error}"))
+        outcomes.append(Outcome(job.name, broken=_told(error)))
     if outcomes:
         outcomes[-1] = replace(outcomes[-1], seconds=time.perf_counter() - began)
     yield from outcomes
@@ -232,10 +232,16 @@ def _run_case(name: str, check: Callable[[], Errors | str | None]) -> Outcome:
     except Broken as why:
         return Outcome(name, broken=str(why))
     except Exception as error:  # noqa: BLE001 (any failure is what a check is there to report)
-        return Outcome(name, broken=f"{type(error).__name__}: {error}")
+        return Outcome(name, broken=_told(error))
     if isinstance(said, Errors):
         return Outcome(name, errors=said)
     return Outcome(name, note=said or "")
+
+
+def _told(error: Exception) -> str:
+    """An error on one line. Of a long one the beginning and the end: dynamo's cause comes last."""
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return text if len(text) <= 700 else f"{text[:200]} ... {text[-480:]}"
 
 
 def begins(name: str, beginning: str) -> bool:

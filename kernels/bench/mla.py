@@ -5,7 +5,6 @@ each layout, and an anchor is timed once for each head count, seconds before or 
 come one after another, so that no two caches of 40 GB lie side by side.
 """
 
-import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -166,8 +165,7 @@ def _measure_all(points: Sequence[Point], appends: Sequence[Append], run: Run) -
 
 
 def _free() -> None:
-    """Give memory of captured graphs and inputs back, so that the next shape can have it."""
-    gc.collect()
+    """Give back the memory of graphs and inputs that are gone: the next shape may need it."""
     torch.cuda.empty_cache()
 
 

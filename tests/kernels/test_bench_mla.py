@@ -53,7 +53,9 @@ def with_anchors(monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[[Any], A
         )
         return (out.to(torch.bfloat16), None)
 
-    answers = dict.fromkeys((*anchors.BF16_DECODE, *anchors.FP8_DECODE), right)
+    answers: dict[str, Callable[[Any], Any]] = dict.fromkeys(
+        (*anchors.BF16_DECODE, *anchors.FP8_DECODE), right
+    )
 
     def prepare(anchor: str, sets: Sequence[Inputs]) -> list[Callable[[], object]]:
         return [lambda each=each: answers[anchor](each) for each in sets]  # type: ignore[misc]

@@ -57,10 +57,11 @@ def test_a_ratio_is_judged_against_the_best_anchor(
 def test_a_bandwidth_is_judged_against_the_roof(
     number: str, point: Point | Append, share: float
 ) -> None:
-    roof = 3.0 if isinstance(point, Append) else 4.0
-    make = append if isinstance(point, Append) else decode
     for wanted, factor in ((True, 1.001), (False, 0.999)):
-        row = make(point, us_for(point, share * roof * factor))  # type: ignore[operator]
+        if isinstance(point, Append):
+            row = append(point, us_for(point, share * 3.0 * factor))
+        else:
+            row = decode(point, us_for(point, share * 4.0 * factor))
         assert judge(target(number), results(row)).met is wanted
 
 

@@ -35,7 +35,8 @@ def check(decode: Decode, *only: str, **more: Any) -> list[Outcome]:
 def test_the_reference_passes_every_family() -> None:
     said: list[str] = []
     outcomes = run(kit(), [], said.append)
-    assert failed(outcomes) == set()
+    # The append's definition reads its slots back, which no trace can; the kernel does not.
+    assert failed(outcomes) == {"compiled/append/bf16"}
     assert {outcome.family for outcome in outcomes} >= set(families.FAMILIES) - {
         "portable",
         "large",
@@ -180,6 +181,13 @@ def swaps_heads(*args: Any, **more: Any) -> Result:
     return out.flip(-2), lse.flip(-1)
 
 
+def asks_for_an_address(query: Any, *args: Any, **more: Any) -> Result:
+    """What a traced tensor has not."""
+    if query.data_ptr() % 2:
+        raise ValueError("query: lies at an odd address")
+    return mla_decode(query, *args, **more)
+
+
 def returns_float32(*args: Any, **more: Any) -> Result:
     out, lse = mla_decode(*args, **more)
     return out.float(), lse
@@ -210,6 +218,7 @@ def returns_float32(*args: Any, **more: Any) -> Result:
         (takes_anything, "refusals/block-outside"),
         (blames_the_wrong_argument, "refusals/lengths-dtype"),
         (swaps_heads, "shapes/bf16-bf16q/k16/h9-q1"),
+        (asks_for_an_address, "compiled/decode/bf16-bf16q"),
         (returns_float32, "shapes/bf16-bf16q/k16/h1-q1"),
     ],
 )
@@ -253,7 +262,7 @@ def test_a_broken_append_turns_the_check_red(broken: Callable[..., None], red: s
 def test_fp8_that_costs_too_much_turns_the_accuracy_red() -> None:
     def blurred(query: Any, *args: Any, **more: Any) -> Result:
         out, lse = mla_decode(query, *args, **more)
-        return out + 0.05 * out.float().std() * torch.randn(out.shape), lse  # type: ignore[return-value]
+        return out + 0.05 * out.float().std() * torch.randn(out.shape), lse
 
     red = failed(check(blurred, "accuracy"))
     assert {"accuracy/fp8-bf16q", "accuracy/656-better-than-576"} <= red
