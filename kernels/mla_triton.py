@@ -14,8 +14,8 @@ merge kernel weighs the parts in the order of the tokens. The same inputs give t
 
 How the numbers are kept. Scores and sums are float32. With a bf16 cache both products take bf16
 operands. e4m3 is exact in float16, and P has 3 more bits there, so FP8 caches take float16: a bf16
-query enters it as a power of two per row times its mantissa, and P times 2**12, which drops nothing
-above 2**-36 of the largest weight. The four scales of `fp8_ds_mla` never touch the latent: the key
+query enters it divided by a power of two per row, exact down to 2**-31 of the row's largest, and P
+times 2**12, which drops no weight above 2**-36 of the largest. The four scales of `fp8_ds_mla` never touch the latent: the key
 side multiplies the partial scores of 128 dimensions, the value side multiplies P, relative to the
 largest scale so far, which the accumulators follow as they follow the largest score.
 
@@ -60,21 +60,22 @@ class DecodeTile:
 
 
 DECODE_TILES: dict[CacheLayout, tuple[DecodeTile, ...]] = {
-    CacheLayout.BF16: (DecodeTile(16, 32, 4, 2), DecodeTile(32, 32, 4, 2), DecodeTile(64, 32, 8, 2)),
-    CacheLayout.FP8: (DecodeTile(16, 32, 4, 2), DecodeTile(32, 32, 4, 2), DecodeTile(64, 32, 8, 2)),
-    CacheLayout.FP8_DS: (
-        DecodeTile(16, 32, 4, 2),
-        DecodeTile(32, 32, 4, 2),
-        DecodeTile(64, 32, 8, 2),
-    ),
+    CacheLayout.BF16: (DecodeTile(16, 64, 8, 2), DecodeTile(32, 32, 8, 2)),
+    CacheLayout.FP8: (DecodeTile(16, 32, 8, 1), DecodeTile(32, 32, 8, 1)),
+    CacheLayout.FP8_DS: (DecodeTile(16, 32, 8, 1), DecodeTile(32, 32, 8, 1)),
 }
-"""Per layout, by rows: the first tile that holds all rows of a sequence, else the last."""
+"""Per layout, by rows: the first tile that holds all rows of a sequence, else the last.
+
+What the compiler says of them on sm_89: 54 to 92 KiB of shared memory, 178 to 255 registers, no
+spills. 64 rows would pass 99 KiB or spill, and on Hopper would turn to wgmma. FP8 tiles are fetched
+one ahead by hand, since the compiler's pipeline gives up on bytes with two uses.
+"""
 
 LEAST_TILES = 4
 """A part shorter than this many tiles costs more to merge than it saves."""
 
-PROGRAMS_PER_SM = 2
-"""How many programs share the row of tiles, per multiprocessor."""
+PROGRAMS_PER_SM = 1
+"""How many programs share the row of tiles, per multiprocessor: registers leave room for one."""
 
 INVARIANT_ROWS = 1024
 """Rows of partial answers that a sequence may leave in invariant mode: 2 MiB of workspace."""
@@ -104,7 +105,7 @@ def decode_triton(inputs: "DecodeInputs", out_BQHC: Tensor, lse_BQH: Tensor) -> 
     lengths = {
         "num_sequences": num_sequences, "parts": plan.parts, "least_tiles": LEAST_TILES,
         "slots_per_sequence": plan.num_slots // num_sequences,
-        "INVARIANT": inputs.invariant, "B": triton.next_power_of_2(num_sequences), "N": tile.tokens,
+        "INVARIANT": inputs.invariant, "B": max(32, triton.next_power_of_2(num_sequences)), "N": tile.tokens,
     }  # fmt: skip
     cache = inputs.cache
     if inputs.layout == CacheLayout.FP8:
@@ -113,20 +114,21 @@ def decode_triton(inputs: "DecodeInputs", out_BQHC: Tensor, lse_BQH: Tensor) -> 
     q_latent, q_rope = inputs.q_latent_BQHC, inputs.q_rope_BQHR
     if is_fp8:
         q_latent, q_rope = q_latent.view(torch.uint8), q_rope.view(torch.uint8)
-    split: Any = _split_kernel[(triton.cdiv(num_rows, tile.rows), plan.num_programs)]
+    row_tiles = triton.cdiv(num_rows, tile.rows)
+    split: Any = _split_kernel[(plan.num_programs * row_tiles,)]
     split(
         q_latent, q_rope, cache, inputs.block_table_BM, inputs.length_B,
         inputs.query_scale, inputs.cache_scale, out_BQHC, lse_BQH, part_SXC, part_lse_SX,
         inputs.scale / math.log(2.0), num_queries, num_heads, cache.shape[1],
         *q_latent.stride()[:3], *q_rope.stride()[:3], *cache.stride()[:2],
-        inputs.block_table_BM.stride(0),
+        inputs.block_table_BM.stride(0), row_tiles,
         **lengths, LAYOUT=inputs.layout.value, QUERY_FP8=is_fp8,
         HAS_QUERY_SCALE=inputs.query_scale is not None,
         HAS_CACHE_SCALE=inputs.cache_scale is not None,
         NATIVE=has_e4m3(cache.device), INTERPRET=bool(triton.knobs.runtime.interpret),
         M=tile.rows, num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
-    merge: Any = _merge_kernel[(num_rows, num_sequences)]
+    merge: Any = _merge_kernel[(num_sequences, num_rows)]
     merge(
         inputs.length_B, part_SXC, part_lse_SX, out_BQHC, lse_BQH, num_rows,
         **lengths, INTERPRET=bool(triton.knobs.runtime.interpret), S=8, num_warps=4,
@@ -198,21 +200,33 @@ def _bound(x, INTERPRET: tl.constexpr):
     return x.handle.data.item() if INTERPRET else x
 
 
-@triton.jit
+_SHAPES = [
+    "num_sequences",
+    "parts",
+    "least_tiles",
+    "slots_per_sequence",
+    "row_tiles",
+    "num_queries",
+]
+"""Numbers that change with the batch; the compiled kernel must not."""
+
+
+@triton.jit(do_not_specialize=[*_SHAPES, "num_heads", "table_stride"])
 def _split_kernel(
     q_latent_ptr, q_rope_ptr, cache_ptr, table_ptr, length_ptr, query_scale_ptr, cache_scale_ptr,
     out_ptr, lse_ptr, part_ptr, part_lse_ptr,
     scale, num_queries, num_heads, block_size,
     q_latent_stride_b, q_latent_stride_q, q_latent_stride_h,
     q_rope_stride_b, q_rope_stride_q, q_rope_stride_h,
-    block_stride, token_stride, table_stride,
+    block_stride, token_stride, table_stride, row_tiles,
     num_sequences, parts, least_tiles, slots_per_sequence,
     INVARIANT: tl.constexpr, B: tl.constexpr, N: tl.constexpr,
     LAYOUT: tl.constexpr, QUERY_FP8: tl.constexpr,
     HAS_QUERY_SCALE: tl.constexpr, HAS_CACHE_SCALE: tl.constexpr,
     NATIVE: tl.constexpr, INTERPRET: tl.constexpr, M: tl.constexpr,
 ):  # fmt: skip
-    program = tl.program_id(1)
+    # The tiles of rows of one part run side by side and share its tokens in the L2.
+    program = tl.program_id(0) // row_tiles
     sequence_B = tl.arange(0, B)
     tiles_B = _tiles(length_ptr, num_sequences, B, N)
     if INVARIANT:
@@ -238,11 +252,13 @@ def _split_kernel(
         cache_scale = 1.0
 
     num_rows = num_queries * num_heads
-    row_M = tl.program_id(0) * M + tl.arange(0, M)
+    row_M = tl.program_id(0) % row_tiles * M + tl.arange(0, M)
     is_row_M = row_M < num_rows
     query_M = row_M // num_heads
     head_M = row_M % num_heads
-    q_latent_at_M = query_M.to(tl.int64) * q_latent_stride_q + head_M.to(tl.int64) * q_latent_stride_h
+    q_latent_at_M = (
+        query_M.to(tl.int64) * q_latent_stride_q + head_M.to(tl.int64) * q_latent_stride_h
+    )
     q_rope_at_M = query_M.to(tl.int64) * q_rope_stride_q + head_M.to(tl.int64) * q_rope_stride_h
 
     for sequence in range(_bound(first, INTERPRET), _bound(last + 1, INTERPRET)):
@@ -259,7 +275,9 @@ def _split_kernel(
             high = tl.minimum(end - before, sequence_tiles)
             slot = program + sequence
         if low < high:
-            q_latent_M = q_latent_ptr + tl.cast(sequence, tl.int64) * q_latent_stride_b + q_latent_at_M
+            q_latent_M = (
+                q_latent_ptr + tl.cast(sequence, tl.int64) * q_latent_stride_b + q_latent_at_M
+            )
             q_rope_M = q_rope_ptr + tl.cast(sequence, tl.int64) * q_rope_stride_b + q_rope_at_M
             out_0, out_1, out_2, out_3, lse_M = _attend(
                 q_latent_M, q_rope_M, is_row_M,
@@ -331,26 +349,40 @@ def _attend(
     acc_2 = tl.zeros((M, _GROUP), tl.float32)
     acc_3 = tl.zeros((M, _GROUP), tl.float32)
     top_0, top_1, top_2, top_3 = _SMALLEST_SCALE, _SMALLEST_SCALE, _SMALLEST_SCALE, _SMALLEST_SCALE
+    if LAYOUT != "bf16":
+        cache_N, is_token_N = _rows(
+            cache_ptr,
+            table_ptr,
+            low * N + tl.arange(0, N),
+            length,
+            block_size,
+            block_stride,
+            token_stride,
+        )
+        next_0, next_1, next_2, next_3, next_rope = _fetch(cache_N, is_token_N, LAYOUT)
+        if IS_DS:
+            after_0, after_1, after_2, after_3 = _scales(cache_N, is_token_N)
     for tile in range(_bound(low, INTERPRET), _bound(high, INTERPRET)):
         token_N = tile * N + tl.arange(0, N)
-        is_token_N = token_N < length
-        block_N = tl.load(table_ptr + token_N // block_size, mask=is_token_N, other=0)
-        at_N = block_N.to(tl.int64) * block_stride
-        at_N += (token_N % block_size).to(tl.int64) * token_stride
-        cache_N = cache_ptr + at_N
-        k_0 = _latent(cache_N, is_token_N, 0, LAYOUT, NATIVE)
-        k_1 = _latent(cache_N, is_token_N, 128, LAYOUT, NATIVE)
-        k_2 = _latent(cache_N, is_token_N, 256, LAYOUT, NATIVE)
-        k_3 = _latent(cache_N, is_token_N, 384, LAYOUT, NATIVE)
-        k_rope = _rope(cache_N, is_token_N, LAYOUT, NATIVE)
+        if LAYOUT == "bf16":
+            cache_N, is_token_N = _rows(
+                cache_ptr, table_ptr, token_N, length, block_size, block_stride, token_stride
+            )
+            k_0, k_1, k_2, k_3, k_rope = _fetch(cache_N, is_token_N, LAYOUT)
+        else:
+            k_0, k_1 = float16_from_e4m3(next_0, NATIVE), float16_from_e4m3(next_1, NATIVE)
+            k_2, k_3 = float16_from_e4m3(next_2, NATIVE), float16_from_e4m3(next_3, NATIVE)
+            k_rope = next_rope if IS_DS else float16_from_e4m3(next_rope, NATIVE)
+            cache_N, is_token_N = _rows(
+                cache_ptr, table_ptr, token_N + N, length, block_size, block_stride, token_stride
+            )
+            next_0, next_1, next_2, next_3, next_rope = _fetch(cache_N, is_token_N, LAYOUT)
+            if IS_DS:
+                scale_0, scale_1, scale_2, scale_3 = after_0, after_1, after_2, after_3
+                after_0, after_1, after_2, after_3 = _scales(cache_N, is_token_N)
 
         score_MN = _dot(q_0, tl.trans(k_0), INTERPRET)
         if IS_DS:
-            scales_N = (cache_N + _LATENT).to(tl.pointer_type(tl.float32))
-            scale_0 = tl.load(scales_N, mask=is_token_N, other=0.0)
-            scale_1 = tl.load(scales_N + 1, mask=is_token_N, other=0.0)
-            scale_2 = tl.load(scales_N + 2, mask=is_token_N, other=0.0)
-            scale_3 = tl.load(scales_N + 3, mask=is_token_N, other=0.0)
             score_MN *= scale_0[None, :]
             score_MN += _dot(q_1, tl.trans(k_1), INTERPRET) * scale_1[None, :]
             score_MN += _dot(q_2, tl.trans(k_2), INTERPRET) * scale_2[None, :]
@@ -388,7 +420,7 @@ def _attend(
 
     # A row that saw nothing has a sum of 0 and an output of 0; NaN stays NaN.
     share_M = cache_scale / tl.where(sum_M == 0.0, 1.0, sum_M)
-    lse_M = top_M + tl.log2(sum_M) - SHIFT
+    lse_M = top_M + tl.log2(tl.where(sum_M == 0.0, 1.0, sum_M)) - SHIFT
     lse_M = tl.where(sum_M == 0.0, float("-inf"), lse_M)
     return (
         acc_0 * (share_M * top_0)[:, None] if IS_DS else acc_0 * share_M[:, None],
@@ -423,23 +455,42 @@ def _largest(x_MD):
 
 
 @triton.jit
-def _latent(cache_N, is_token_N, at: tl.constexpr, LAYOUT: tl.constexpr, NATIVE: tl.constexpr):
-    """Values at ... at + 127 of the tokens' latents, without their scale; 0 past the end."""
-    dim_D = at + tl.arange(0, _GROUP)
-    k_ND = tl.load(cache_N[:, None] + dim_D[None, :], mask=is_token_N[:, None], other=0)
-    return k_ND if LAYOUT == "bf16" else float16_from_e4m3(k_ND, NATIVE)
+def _rows(cache_ptr, table_ptr, token_N, length, block_size, block_stride, token_stride):
+    """Where the tokens lie, and which of them are there: nothing past the end may be looked up."""
+    is_token_N = token_N < length
+    block_N = tl.load(table_ptr + token_N // block_size, mask=is_token_N, other=0)
+    at_N = block_N.to(tl.int64) * block_stride
+    return cache_ptr + at_N + (token_N % block_size).to(tl.int64) * token_stride, is_token_N
 
 
 @triton.jit
-def _rope(cache_N, is_token_N, LAYOUT: tl.constexpr, NATIVE: tl.constexpr):
-    """The tokens' rotary keys, without their scale; 0 past the end."""
-    dim_R = tl.arange(0, _ROPE)
+def _fetch(cache_N, is_token_N, LAYOUT: tl.constexpr):
+    """The four groups of the tokens' latents and their rope keys, as stored; 0 past the end."""
+    at_ND = cache_N[:, None] + tl.arange(0, _GROUP)[None, :]
+    is_token_N1 = is_token_N[:, None]
     if LAYOUT == "fp8_ds_mla":
-        cache_N = (cache_N + (_LATENT + 16)).to(tl.pointer_type(tl.bfloat16))
+        rope_N = (cache_N + (_LATENT + 16)).to(tl.pointer_type(tl.bfloat16))
     else:
-        cache_N = cache_N + _LATENT
-    k_NR = tl.load(cache_N[:, None] + dim_R[None, :], mask=is_token_N[:, None], other=0)
-    return float16_from_e4m3(k_NR, NATIVE) if LAYOUT == "fp8" else k_NR
+        rope_N = cache_N + _LATENT
+    return (
+        tl.load(at_ND, mask=is_token_N1, other=0),
+        tl.load(at_ND + 128, mask=is_token_N1, other=0),
+        tl.load(at_ND + 256, mask=is_token_N1, other=0),
+        tl.load(at_ND + 384, mask=is_token_N1, other=0),
+        tl.load(rope_N[:, None] + tl.arange(0, _ROPE)[None, :], mask=is_token_N1, other=0),
+    )
+
+
+@triton.jit
+def _scales(cache_N, is_token_N):
+    """The scales of the four groups in `fp8_ds_mla`; 0 past the end."""
+    at_N = (cache_N + _LATENT).to(tl.pointer_type(tl.float32))
+    return (
+        tl.load(at_N, mask=is_token_N, other=0.0),
+        tl.load(at_N + 1, mask=is_token_N, other=0.0),
+        tl.load(at_N + 2, mask=is_token_N, other=0.0),
+        tl.load(at_N + 3, mask=is_token_N, other=0.0),
+    )
 
 
 @triton.jit
@@ -478,7 +529,7 @@ def _store(
     tl.store(at_MD + 384, out_3, mask=is_row_M[:, None])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=[*_SHAPES[:4], "num_rows"])
 def _merge_kernel(
     length_ptr, part_ptr, part_lse_ptr, out_ptr, lse_ptr, num_rows,
     num_sequences, parts, least_tiles, slots_per_sequence,
@@ -486,8 +537,8 @@ def _merge_kernel(
     INTERPRET: tl.constexpr, S: tl.constexpr,
 ):  # fmt: skip
     """Weigh the parts of one row of one sequence. A sequence of one part is done already."""
-    row = tl.program_id(0)
-    sequence = tl.program_id(1)
+    sequence = tl.program_id(0)
+    row = tl.program_id(1)
     sequence_tiles = tl.cdiv(tl.maximum(tl.load(length_ptr + sequence), 0), N)
     if INVARIANT:
         chunk = _tiles_of_part(sequence_tiles, parts, least_tiles)
@@ -498,7 +549,9 @@ def _merge_kernel(
         chunk = _tiles_of_part(tl.sum(tiles_B, axis=0), parts, least_tiles)
         before = tl.sum(tl.where(tl.arange(0, B) < sequence, tiles_B, 0), axis=0)
         first = before // chunk
-        num_parts = tl.where(sequence_tiles > 0, (before + sequence_tiles - 1) // chunk - first + 1, 0)
+        num_parts = tl.where(
+            sequence_tiles > 0, (before + sequence_tiles - 1) // chunk - first + 1, 0
+        )
         slot = first + sequence
     if num_parts != 1:
         part_S = tl.arange(0, S)
@@ -520,8 +573,9 @@ def _merge_kernel(
             part_SC = tl.load(part_ptr + at_SC, mask=is_part_S[:, None], other=0.0)
             out_C += tl.sum(part_SC * weight_S[:, None], axis=0)
             total += tl.sum(weight_S, axis=0)
-        out_C = out_C / tl.where(total == 0.0, 1.0, total)
-        lse = tl.where(total == 0.0, float("-inf"), (top + tl.log2(total)) * _LN_2)
+        some = tl.where(total == 0.0, 1.0, total)
+        out_C = out_C / some
+        lse = tl.where(total == 0.0, float("-inf"), (top + tl.log2(some)) * _LN_2)
         into = tl.cast(sequence, tl.int64) * num_rows + row
         tl.store(out_ptr + into * _LATENT + dim_C, _bf16(out_C, INTERPRET))
         tl.store(lse_ptr + into, lse)
