@@ -15,16 +15,17 @@ merge kernel weighs the parts in the order of the tokens. The same inputs give t
 How the numbers are kept. Scores and sums are float32. With a bf16 cache both products take bf16
 operands. e4m3 is exact in float16, and P has 3 more bits there, so FP8 caches take float16: a bf16
 query enters it divided by a power of two per row, exact down to 2**-31 of the row's largest, and P
-times 2**12, which drops no weight above 2**-36 of the largest. The four scales of `fp8_ds_mla` never touch the latent: the key
-side multiplies the partial scores of 128 dimensions, the value side multiplies P, relative to the
-largest scale so far, which the accumulators follow as they follow the largest score.
+times 2**12, which drops no weight above 2**-36 of the largest. The four scales of `fp8_ds_mla`
+never touch the latent: the key side multiplies the partial scores of 128 dimensions, the value side
+multiplies P, relative to the largest scale so far, which the accumulators follow as they follow the
+largest score.
 
 Source: DeepSeek-V2 (arXiv:2405.04434), section 2.1 and appendix C; splits as in Flash-Decoding
         (Dao et al., 2023); online softmax (arXiv:1805.02867).
 Cost:   per sequence length * 576 cached values read once for every `rows` rows of queries, and
         2 * 1088 FLOP per row and token; a part costs 2 KiB written and read per row.
 Shapes: B sequences, Q query tokens, H heads, X = Q*H rows of a sequence (row = q*H + h), M rows and
-        N tokens of a tile, C = 512 latent and R = 64 rope values in 4 groups of D = 128, P programs,
+        N tokens of a tile, C = 512 latent values in 4 groups of D = 128, R = 64 rope values,
         S parts.
 """
 
@@ -102,18 +103,15 @@ def decode_triton(inputs: "DecodeInputs", out_BQHC: Tensor, lse_BQH: Tensor) -> 
     plan = plan_parts(inputs, tile, num_multiprocessors(out_BQHC.device))
     part_SXC = out_BQHC.new_empty((plan.num_slots, num_rows, LATENT), dtype=torch.float32)
     part_lse_SX = part_SXC.new_empty((plan.num_slots, num_rows))
-    lengths = {
+    cut = {
         "num_sequences": num_sequences, "parts": plan.parts, "least_tiles": LEAST_TILES,
-        "slots_per_sequence": plan.num_slots // num_sequences,
-        "INVARIANT": inputs.invariant, "B": max(32, triton.next_power_of_2(num_sequences)), "N": tile.tokens,
+        "slots_per_sequence": plan.num_slots // num_sequences, "INVARIANT": inputs.invariant,
+        "B": max(32, triton.next_power_of_2(num_sequences)), "N": tile.tokens,
+        "INTERPRET": bool(triton.knobs.runtime.interpret),
     }  # fmt: skip
-    cache = inputs.cache
-    if inputs.layout == CacheLayout.FP8:
-        cache = cache.view(torch.uint8)
-    is_fp8 = inputs.q_latent_BQHC.dtype == torch.float8_e4m3fn
-    q_latent, q_rope = inputs.q_latent_BQHC, inputs.q_rope_BQHR
-    if is_fp8:
-        q_latent, q_rope = q_latent.view(torch.uint8), q_rope.view(torch.uint8)
+    # Every e4m3 is a bfloat16, and queries are few: FP8 queries are widened beforehand.
+    q_latent, q_rope = inputs.q_latent_BQHC.bfloat16(), inputs.q_rope_BQHR.bfloat16()
+    cache = inputs.cache.view(torch.uint8) if inputs.layout == CacheLayout.FP8 else inputs.cache
     row_tiles = triton.cdiv(num_rows, tile.rows)
     split: Any = _split_kernel[(plan.num_programs * row_tiles,)]
     split(
@@ -122,17 +120,13 @@ def decode_triton(inputs: "DecodeInputs", out_BQHC: Tensor, lse_BQH: Tensor) -> 
         inputs.scale / math.log(2.0), num_queries, num_heads, cache.shape[1],
         *q_latent.stride()[:3], *q_rope.stride()[:3], *cache.stride()[:2],
         inputs.block_table_BM.stride(0), row_tiles,
-        **lengths, LAYOUT=inputs.layout.value, QUERY_FP8=is_fp8,
-        HAS_QUERY_SCALE=inputs.query_scale is not None,
+        **cut, LAYOUT=inputs.layout.value, HAS_QUERY_SCALE=inputs.query_scale is not None,
         HAS_CACHE_SCALE=inputs.cache_scale is not None,
-        NATIVE=has_e4m3(cache.device), INTERPRET=bool(triton.knobs.runtime.interpret),
-        M=tile.rows, num_warps=tile.warps, num_stages=tile.stages,
+        NATIVE=has_e4m3(cache.device), M=tile.rows,
+        num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
     merge: Any = _merge_kernel[(num_sequences, num_rows)]
-    merge(
-        inputs.length_B, part_SXC, part_lse_SX, out_BQHC, lse_BQH, num_rows,
-        **lengths, INTERPRET=bool(triton.knobs.runtime.interpret), S=8, num_warps=4,
-    )  # fmt: skip
+    merge(inputs.length_B, part_SXC, part_lse_SX, out_BQHC, lse_BQH, num_rows, **cut, S=8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,18 +194,11 @@ def _bound(x, INTERPRET: tl.constexpr):
     return x.handle.data.item() if INTERPRET else x
 
 
-_SHAPES = [
-    "num_sequences",
-    "parts",
-    "least_tiles",
-    "slots_per_sequence",
-    "row_tiles",
-    "num_queries",
-]
+_SHAPES = ["num_sequences", "parts", "least_tiles", "slots_per_sequence"]
 """Numbers that change with the batch; the compiled kernel must not."""
 
 
-@triton.jit(do_not_specialize=[*_SHAPES, "num_heads", "table_stride"])
+@triton.jit(do_not_specialize=[*_SHAPES, "row_tiles", "num_queries", "num_heads", "table_stride"])
 def _split_kernel(
     q_latent_ptr, q_rope_ptr, cache_ptr, table_ptr, length_ptr, query_scale_ptr, cache_scale_ptr,
     out_ptr, lse_ptr, part_ptr, part_lse_ptr,
@@ -220,14 +207,13 @@ def _split_kernel(
     q_rope_stride_b, q_rope_stride_q, q_rope_stride_h,
     block_stride, token_stride, table_stride, row_tiles,
     num_sequences, parts, least_tiles, slots_per_sequence,
-    INVARIANT: tl.constexpr, B: tl.constexpr, N: tl.constexpr,
-    LAYOUT: tl.constexpr, QUERY_FP8: tl.constexpr,
-    HAS_QUERY_SCALE: tl.constexpr, HAS_CACHE_SCALE: tl.constexpr,
-    NATIVE: tl.constexpr, INTERPRET: tl.constexpr, M: tl.constexpr,
+    INVARIANT: tl.constexpr, B: tl.constexpr, N: tl.constexpr, INTERPRET: tl.constexpr,
+    LAYOUT: tl.constexpr, HAS_QUERY_SCALE: tl.constexpr, HAS_CACHE_SCALE: tl.constexpr,
+    NATIVE: tl.constexpr, M: tl.constexpr,
 ):  # fmt: skip
+    """Attend to this program's share of the tiles, one sequence after the other."""
     # The tiles of rows of one part run side by side and share its tokens in the L2.
     program = tl.program_id(0) // row_tiles
-    sequence_B = tl.arange(0, B)
     tiles_B = _tiles(length_ptr, num_sequences, B, N)
     if INVARIANT:
         first = program // slots_per_sequence
@@ -243,55 +229,49 @@ def _split_kernel(
         last = tl.sum((end_B < end).to(tl.int32), axis=0)
         last = tl.where(begin < end, last, first - 1)  # no tile is left: no sequence
 
-    if HAS_QUERY_SCALE:
-        scale *= tl.load(query_scale_ptr)
+    cache_scale = 1.0
     if HAS_CACHE_SCALE:
         cache_scale = tl.load(cache_scale_ptr)
         scale *= cache_scale
-    else:
-        cache_scale = 1.0
+    if HAS_QUERY_SCALE:
+        scale *= tl.load(query_scale_ptr)
 
     num_rows = num_queries * num_heads
     row_M = tl.program_id(0) % row_tiles * M + tl.arange(0, M)
     is_row_M = row_M < num_rows
     query_M = row_M // num_heads
-    head_M = row_M % num_heads
-    q_latent_at_M = (
-        query_M.to(tl.int64) * q_latent_stride_q + head_M.to(tl.int64) * q_latent_stride_h
-    )
-    q_rope_at_M = query_M.to(tl.int64) * q_rope_stride_q + head_M.to(tl.int64) * q_rope_stride_h
+    token_M, head_M = query_M.to(tl.int64), (row_M % num_heads).to(tl.int64)
+    q_latent_M = q_latent_ptr + token_M * q_latent_stride_q + head_M * q_latent_stride_h
+    q_rope_M = q_rope_ptr + token_M * q_rope_stride_q + head_M * q_rope_stride_h
 
-    for sequence in range(_bound(first, INTERPRET), _bound(last + 1, INTERPRET)):
+    for index in range(_bound(first, INTERPRET), _bound(last + 1, INTERPRET)):
+        sequence = tl.cast(index, tl.int64)
         length = tl.load(length_ptr + sequence)
         sequence_tiles = tl.cdiv(tl.maximum(length, 0), N)
         if INVARIANT:
             chunk = _tiles_of_part(sequence_tiles, parts, least_tiles)
             low = tl.minimum(program % slots_per_sequence * chunk, sequence_tiles)
             high = tl.minimum(low + chunk, sequence_tiles)
-            slot = program
+            slot = tl.cast(program, tl.int64)
         else:
-            before = tl.sum(tl.where(sequence_B < sequence, tiles_B, 0), axis=0)
+            before = tl.sum(tl.where(tl.arange(0, B) < index, tiles_B, 0), axis=0)
             low = tl.maximum(begin - before, 0)
             high = tl.minimum(end - before, sequence_tiles)
             slot = program + sequence
         if low < high:
-            q_latent_M = (
-                q_latent_ptr + tl.cast(sequence, tl.int64) * q_latent_stride_b + q_latent_at_M
-            )
-            q_rope_M = q_rope_ptr + tl.cast(sequence, tl.int64) * q_rope_stride_b + q_rope_at_M
             out_0, out_1, out_2, out_3, lse_M = _attend(
-                q_latent_M, q_rope_M, is_row_M,
-                cache_ptr, table_ptr + tl.cast(sequence, tl.int64) * table_stride,
+                q_latent_M + sequence * q_latent_stride_b, q_rope_M + sequence * q_rope_stride_b,
+                is_row_M, cache_ptr, table_ptr + sequence * table_stride,
                 low, high, length, length - (num_queries - 1 - query_M), scale, cache_scale,
                 block_size, block_stride, token_stride,
-                N, LAYOUT, QUERY_FP8, NATIVE, INTERPRET, M,
+                N, LAYOUT, NATIVE, INTERPRET, M,
             )  # fmt: skip
             if high - low == sequence_tiles:
-                into_M = tl.cast(sequence, tl.int64) * num_rows + row_M
+                into_M = sequence * num_rows + row_M
                 _store(out_ptr, into_M, is_row_M, out_0, out_1, out_2, out_3, True, INTERPRET)
                 tl.store(lse_ptr + into_M, lse_M * _LN_2, mask=is_row_M)
             else:
-                into_M = tl.cast(slot, tl.int64) * num_rows + row_M
+                into_M = slot * num_rows + row_M
                 _store(part_ptr, into_M, is_row_M, out_0, out_1, out_2, out_3, False, INTERPRET)
                 tl.store(part_lse_ptr + into_M, lse_M, mask=is_row_M)
 
@@ -301,8 +281,8 @@ def _attend(
     q_latent_M, q_rope_M, is_row_M, cache_ptr, table_ptr,
     low, high, length, seen_M, scale, cache_scale,
     block_size, block_stride, token_stride,
-    N: tl.constexpr, LAYOUT: tl.constexpr, QUERY_FP8: tl.constexpr,
-    NATIVE: tl.constexpr, INTERPRET: tl.constexpr, M: tl.constexpr,
+    N: tl.constexpr, LAYOUT: tl.constexpr, NATIVE: tl.constexpr, INTERPRET: tl.constexpr,
+    M: tl.constexpr,
 ):  # fmt: skip
     """One part: tiles low to high of a sequence. Row m sees the tokens before seen_M[m].
 
@@ -310,58 +290,20 @@ def _attend(
     """
     IS_DS: tl.constexpr = LAYOUT == "fp8_ds_mla"
     SHIFT: tl.constexpr = 0 if LAYOUT == "bf16" else 12
-    q_0 = _query(q_latent_M, is_row_M, 0, 128, QUERY_FP8, NATIVE)
-    q_1 = _query(q_latent_M, is_row_M, 128, 128, QUERY_FP8, NATIVE)
-    q_2 = _query(q_latent_M, is_row_M, 256, 128, QUERY_FP8, NATIVE)
-    q_3 = _query(q_latent_M, is_row_M, 384, 128, QUERY_FP8, NATIVE)
-    q_rope = _query(q_rope_M, is_row_M, 0, 64, QUERY_FP8, NATIVE)
-    if LAYOUT == "bf16":
-        q_0, q_1, q_2 = _bf16(q_0, INTERPRET), _bf16(q_1, INTERPRET), _bf16(q_2, INTERPRET)
-        q_3, q_rope = _bf16(q_3, INTERPRET), _bf16(q_rope, INTERPRET)
-        unit_M = tl.full((M,), 1.0, tl.float32)
-    else:
-        if QUERY_FP8:
-            unit_M = tl.full((M,), 1.0, tl.float32)
-            into_M = unit_M
-        else:
-            largest_M = tl.maximum(_largest(q_0), _largest(q_1))
-            largest_M = tl.maximum(largest_M, tl.maximum(_largest(q_2), _largest(q_3)))
-            if not IS_DS:
-                largest_M = tl.maximum(largest_M, _largest(q_rope))
-            # The power of two that brings the largest of a row to [256, 512), and its inverse.
-            exponent_M = largest_M.to(tl.uint32, bitcast=True) >> 23
-            exponent_M = tl.minimum(tl.maximum(exponent_M, 9), 245)
-            unit_M = ((exponent_M - 8) << 23).to(tl.float32, bitcast=True)
-            into_M = ((262 - exponent_M) << 23).to(tl.float32, bitcast=True)
-        q_0 = (q_0 * into_M[:, None]).to(tl.float16)
-        q_1 = (q_1 * into_M[:, None]).to(tl.float16)
-        q_2 = (q_2 * into_M[:, None]).to(tl.float16)
-        q_3 = (q_3 * into_M[:, None]).to(tl.float16)
-        if IS_DS:
-            q_rope = _bf16(q_rope, INTERPRET)
-        else:
-            q_rope = (q_rope * into_M[:, None]).to(tl.float16)
-
+    q_0, q_1, q_2, q_3, q_rope, unit_M = _queries(q_latent_M, q_rope_M, is_row_M, LAYOUT, M)
     top_M = tl.full((M,), float("-inf"), tl.float32)
     sum_M = tl.zeros((M,), tl.float32)
-    acc_0 = tl.zeros((M, _GROUP), tl.float32)
-    acc_1 = tl.zeros((M, _GROUP), tl.float32)
-    acc_2 = tl.zeros((M, _GROUP), tl.float32)
-    acc_3 = tl.zeros((M, _GROUP), tl.float32)
+    acc_0, acc_1 = tl.zeros((M, _GROUP), tl.float32), tl.zeros((M, _GROUP), tl.float32)
+    acc_2, acc_3 = tl.zeros((M, _GROUP), tl.float32), tl.zeros((M, _GROUP), tl.float32)
     top_0, top_1, top_2, top_3 = _SMALLEST_SCALE, _SMALLEST_SCALE, _SMALLEST_SCALE, _SMALLEST_SCALE
+    cache_N, is_token_N = _rows(
+        cache_ptr, table_ptr, low * N + tl.arange(0, N), length,
+        block_size, block_stride, token_stride,
+    )  # fmt: skip
     if LAYOUT != "bf16":
-        cache_N, is_token_N = _rows(
-            cache_ptr,
-            table_ptr,
-            low * N + tl.arange(0, N),
-            length,
-            block_size,
-            block_stride,
-            token_stride,
-        )
         next_0, next_1, next_2, next_3, next_rope = _fetch(cache_N, is_token_N, LAYOUT)
-        if IS_DS:
-            after_0, after_1, after_2, after_3 = _scales(cache_N, is_token_N)
+    if IS_DS:
+        after_0, after_1, after_2, after_3 = _scales(cache_N, is_token_N)
     for tile in range(_bound(low, INTERPRET), _bound(high, INTERPRET)):
         token_N = tile * N + tl.arange(0, N)
         if LAYOUT == "bf16":
@@ -377,19 +319,16 @@ def _attend(
                 cache_ptr, table_ptr, token_N + N, length, block_size, block_stride, token_stride
             )
             next_0, next_1, next_2, next_3, next_rope = _fetch(cache_N, is_token_N, LAYOUT)
-            if IS_DS:
-                scale_0, scale_1, scale_2, scale_3 = after_0, after_1, after_2, after_3
-                after_0, after_1, after_2, after_3 = _scales(cache_N, is_token_N)
-
-        score_MN = _dot(q_0, tl.trans(k_0), INTERPRET)
         if IS_DS:
-            score_MN *= scale_0[None, :]
+            scale_0, scale_1, scale_2, scale_3 = after_0, after_1, after_2, after_3
+            after_0, after_1, after_2, after_3 = _scales(cache_N, is_token_N)
+            score_MN = _dot(q_0, tl.trans(k_0), INTERPRET) * scale_0[None, :]
             score_MN += _dot(q_1, tl.trans(k_1), INTERPRET) * scale_1[None, :]
             score_MN += _dot(q_2, tl.trans(k_2), INTERPRET) * scale_2[None, :]
             score_MN += _dot(q_3, tl.trans(k_3), INTERPRET) * scale_3[None, :]
-            score_MN *= unit_M[:, None]
-            score_MN += _dot(q_rope, tl.trans(k_rope), INTERPRET)
+            score_MN = score_MN * unit_M[:, None] + _dot(q_rope, tl.trans(k_rope), INTERPRET)
         else:
+            score_MN = _dot(q_0, tl.trans(k_0), INTERPRET)
             score_MN += _dot(q_1, tl.trans(k_1), INTERPRET)
             score_MN += _dot(q_2, tl.trans(k_2), INTERPRET)
             score_MN += _dot(q_3, tl.trans(k_3), INTERPRET)
@@ -409,26 +348,48 @@ def _attend(
             acc_2, top_2 = _follow(acc_2, top_2, fade_M, p_MN, scale_2, k_2, INTERPRET)
             acc_3, top_3 = _follow(acc_3, top_3, fade_M, p_MN, scale_3, k_3, INTERPRET)
         else:
-            if LAYOUT == "bf16":
-                weight_MN = _bf16(p_MN, INTERPRET)
-            else:
-                weight_MN = p_MN.to(tl.float16)
+            weight_MN = _bf16(p_MN, INTERPRET) if LAYOUT == "bf16" else p_MN.to(tl.float16)
             acc_0 = acc_0 * fade_M[:, None] + _dot(weight_MN, k_0, INTERPRET)
             acc_1 = acc_1 * fade_M[:, None] + _dot(weight_MN, k_1, INTERPRET)
             acc_2 = acc_2 * fade_M[:, None] + _dot(weight_MN, k_2, INTERPRET)
             acc_3 = acc_3 * fade_M[:, None] + _dot(weight_MN, k_3, INTERPRET)
 
     # A row that saw nothing has a sum of 0 and an output of 0; NaN stays NaN.
-    share_M = cache_scale / tl.where(sum_M == 0.0, 1.0, sum_M)
-    lse_M = top_M + tl.log2(tl.where(sum_M == 0.0, 1.0, sum_M)) - SHIFT
-    lse_M = tl.where(sum_M == 0.0, float("-inf"), lse_M)
-    return (
-        acc_0 * (share_M * top_0)[:, None] if IS_DS else acc_0 * share_M[:, None],
-        acc_1 * (share_M * top_1)[:, None] if IS_DS else acc_1 * share_M[:, None],
-        acc_2 * (share_M * top_2)[:, None] if IS_DS else acc_2 * share_M[:, None],
-        acc_3 * (share_M * top_3)[:, None] if IS_DS else acc_3 * share_M[:, None],
-        lse_M,
-    )
+    some_M = tl.where(sum_M == 0.0, 1.0, sum_M)
+    lse_M = tl.where(sum_M == 0.0, float("-inf"), top_M + tl.log2(some_M) - SHIFT)
+    share_M = cache_scale / some_M
+    if IS_DS:
+        acc_0, acc_1, acc_2, acc_3 = acc_0 * top_0, acc_1 * top_1, acc_2 * top_2, acc_3 * top_3
+    acc_0, acc_1 = acc_0 * share_M[:, None], acc_1 * share_M[:, None]
+    acc_2, acc_3 = acc_2 * share_M[:, None], acc_3 * share_M[:, None]
+    return acc_0, acc_1, acc_2, acc_3, lse_M
+
+
+@triton.jit
+def _queries(q_latent_M, q_rope_M, is_row_M, LAYOUT: tl.constexpr, M: tl.constexpr):
+    """A tile of query rows as operands, and the unit of each row: q = operand * unit.
+
+    The rope part of `fp8_ds_mla` is bfloat16, as its keys are, and has the unit 1.
+    """
+    q_0, q_1 = _query(q_latent_M, is_row_M, 0, 128), _query(q_latent_M, is_row_M, 128, 128)
+    q_2, q_3 = _query(q_latent_M, is_row_M, 256, 128), _query(q_latent_M, is_row_M, 384, 128)
+    q_rope = _query(q_rope_M, is_row_M, 0, 64)
+    unit_M = tl.full((M,), 1.0, tl.float32)
+    if LAYOUT != "bf16":
+        largest_M = tl.maximum(_largest(q_0), _largest(q_1))
+        largest_M = tl.maximum(largest_M, tl.maximum(_largest(q_2), _largest(q_3)))
+        if LAYOUT == "fp8":
+            largest_M = tl.maximum(largest_M, _largest(q_rope))
+        # The power of two that brings a row's largest to [256, 512), and its inverse.
+        exponent_M = largest_M.to(tl.uint32, bitcast=True) >> 23
+        exponent_M = tl.minimum(tl.maximum(exponent_M, 9), 245)
+        unit_M = ((exponent_M - 8) << 23).to(tl.float32, bitcast=True)
+        by_M1 = ((262 - exponent_M) << 23).to(tl.float32, bitcast=True)[:, None]
+        q_0, q_1 = _float16(q_0, by_M1), _float16(q_1, by_M1)
+        q_2, q_3 = _float16(q_2, by_M1), _float16(q_3, by_M1)
+        if LAYOUT == "fp8":
+            q_rope = _float16(q_rope, by_M1)
+    return q_0, q_1, q_2, q_3, q_rope, unit_M
 
 
 @triton.jit
@@ -441,17 +402,20 @@ def _follow(acc_MD, top, fade_M, p_MN, scale_N, k_ND, INTERPRET: tl.constexpr):
 
 
 @triton.jit
-def _query(row_M, is_row_M, at: tl.constexpr, WIDTH: tl.constexpr, FP8: tl.constexpr,
-           NATIVE: tl.constexpr):  # fmt: skip
-    """A slice of the queries, as float32; rows of padding are 0."""
+def _query(row_M, is_row_M, at: tl.constexpr, WIDTH: tl.constexpr):
+    """A slice of the queries; rows of padding are 0."""
     dim = at + tl.arange(0, WIDTH)
-    q = tl.load(row_M[:, None] + dim[None, :], mask=is_row_M[:, None], other=0)
-    return float16_from_e4m3(q, NATIVE).to(tl.float32) if FP8 else q.to(tl.float32)
+    return tl.load(row_M[:, None] + dim[None, :], mask=is_row_M[:, None], other=0)
 
 
 @triton.jit
 def _largest(x_MD):
-    return tl.max(tl.abs(x_MD), axis=1)
+    return tl.max(tl.abs(x_MD.to(tl.float32)), axis=1)
+
+
+@triton.jit
+def _float16(x_MD, by_M1):
+    return (x_MD.to(tl.float32) * by_M1).to(tl.float16)
 
 
 @triton.jit
@@ -507,11 +471,7 @@ def _bf16(x, INTERPRET: tl.constexpr):
 @triton.jit
 def _dot(a, b, INTERPRET: tl.constexpr):
     """The product in float32. The interpreter would multiply the bit patterns of bfloat16."""
-    if INTERPRET:
-        product = tl.dot(a.to(tl.float32), b.to(tl.float32))
-    else:
-        product = tl.dot(a, b)
-    return product
+    return tl.dot(a.to(tl.float32), b.to(tl.float32)) if INTERPRET else tl.dot(a, b)
 
 
 @triton.jit
@@ -529,12 +489,12 @@ def _store(
     tl.store(at_MD + 384, out_3, mask=is_row_M[:, None])
 
 
-@triton.jit(do_not_specialize=[*_SHAPES[:4], "num_rows"])
+@triton.jit(do_not_specialize=[*_SHAPES, "num_rows"])
 def _merge_kernel(
     length_ptr, part_ptr, part_lse_ptr, out_ptr, lse_ptr, num_rows,
     num_sequences, parts, least_tiles, slots_per_sequence,
-    INVARIANT: tl.constexpr, B: tl.constexpr, N: tl.constexpr,
-    INTERPRET: tl.constexpr, S: tl.constexpr,
+    INVARIANT: tl.constexpr, B: tl.constexpr, N: tl.constexpr, INTERPRET: tl.constexpr,
+    S: tl.constexpr,
 ):  # fmt: skip
     """Weigh the parts of one row of one sequence. A sequence of one part is done already."""
     sequence = tl.program_id(0)

@@ -121,16 +121,16 @@ def test_no_sequences_are_no_work() -> None:
 @pytest.mark.parametrize("invariant", [False, True], ids=["shared", "invariant"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_same_inputs_give_the_same_bits(layout: CacheLayout, invariant: bool) -> None:
-    inputs = make_inputs([270, 31, 90], layout=layout, num_heads=3, invariant=invariant)
+    inputs = make_inputs([150, 31], layout=layout, num_heads=2, invariant=invariant)
     first, second = decode(inputs), decode(inputs)
     assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_neighbours_do_not_change_a_bit_in_invariant_mode(layout: CacheLayout) -> None:
-    among = make_inputs([40, 260, 0, 333, 1], layout=layout, num_heads=3, invariant=True)
+    among = make_inputs([40, 230, 0], layout=layout, num_heads=2, invariant=True)
     out, lse = decode(among)
-    for sequence in (0, 1, 3):
+    for sequence in (0, 1):
         here = slice(sequence, sequence + 1)
         alone = replace(
             among,
@@ -169,7 +169,7 @@ def test_query_tokens_are_masked_causally() -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_cache_table_and_queries_may_be_strided(layout: CacheLayout) -> None:
-    inputs = make_inputs([70, 33], layout=layout, num_heads=4, num_queries=2)
+    inputs = make_inputs([70, 33], layout=layout, num_heads=2, num_queries=2)
     want = decode(inputs)
     apart = torch.nn.functional.pad(inputs.cache.view(torch.uint8), (0, 48, 0, 5), value=0x7F)
     apart = apart.view(inputs.cache.dtype)[:, :-5, : inputs.cache.shape[2]]
@@ -269,6 +269,9 @@ def test_nan_in_a_token_that_is_read_reaches_the_answer() -> None:
         assert out[1].isnan().any(dim=-1).all() and lse[1].isnan().all()
 
 
+TENSORS = ("q_latent_BQHC", "q_rope_BQHR", "cache", "block_table_BM", "length_B")
+
+
 class Recorder:
     """Stands where a kernel does, and keeps how it was launched."""
 
@@ -292,13 +295,9 @@ def test_the_launch_never_looks_at_the_lengths(
     monkeypatch.setattr(mla_triton, "_split_kernel", split)
     monkeypatch.setattr(mla_triton, "_merge_kernel", merge)
     inputs = make_inputs([40, 3], layout=CacheLayout.BF16, num_heads=2, invariant=invariant)
-    with FakeTensorMode(allow_non_fake_inputs=False) as mode:
-        fake = {
-            name: mode.from_tensor(value) if isinstance(value, Tensor) else value
-            for name in DecodeInputs.__dataclass_fields__
-            if (value := getattr(inputs, name)) is not False
-        }
-        decode(DecodeInputs(**{"invariant": False, **fake}))
+    with FakeTensorMode() as mode:
+        fake: dict[str, Any] = {name: mode.from_tensor(getattr(inputs, name)) for name in TENSORS}
+        decode(replace(inputs, **fake))
     decode(inputs)
     decode(replace(inputs, length_B=inputs.length_B * 0))
     for recorder in (split, merge):
