@@ -10,8 +10,8 @@ layouts, byte for byte those of vLLM's `concat_and_cache_mla`:
     fp8_ds_mla   656             latent, e4m3       4 scales, float32     rope, bfloat16
 
 Every number is little-endian. In `fp8` one float32 scale holds for the whole cache and stands
-beside it: value = byte * scale. In `fp8_ds_mla` the scale at byte 512 + 4*g holds for the latent values
-128*g ... 128*g + 127 of its own token: it is max(amax / 448, 2**-126), so no value saturates.
+beside it: value = byte * scale. In `fp8_ds_mla` the scale at byte 512 + 4*g holds for the latent
+values 128*g ... 128*g + 127 of its own token: it is max(amax / 448, 2**-126), so none saturates.
 Both store e4m3(value / scale), the quotient rounded to float32, then to the nearest e4m3 with ties
 to even; what is beyond +-448 becomes +-448, infinities too, and NaN becomes 0x7F.
 

@@ -14,17 +14,18 @@ merge kernel weighs the parts in the order of the tokens. The same inputs give t
 
 How the numbers are kept. Scores and sums are float32. With a bf16 cache both products take bf16
 operands. e4m3 is exact in float16, and P has 3 more bits there, so FP8 caches take float16: a bf16
-query enters it as a power of two per row times its mantissa, and P times 2**12, which drops nothing
-above 2**-36 of the largest weight. The four scales of `fp8_ds_mla` never touch the latent: the key
-side multiplies the partial scores of 128 dimensions, the value side multiplies P, relative to the
-largest scale so far, which the accumulators follow as they follow the largest score.
+query enters it divided by a power of two per row, exact down to 2**-31 of the row's largest, and P
+times 2**12, which drops no weight above 2**-36 of the largest. The four scales of `fp8_ds_mla`
+never touch the latent: the key side multiplies the partial scores of 128 dimensions, the value side
+multiplies P, relative to the largest scale so far, which the accumulators follow as they follow the
+largest score.
 
 Source: DeepSeek-V2 (arXiv:2405.04434), section 2.1 and appendix C; splits as in Flash-Decoding
         (Dao et al., 2023); online softmax (arXiv:1805.02867).
 Cost:   per sequence length * 576 cached values read once for every `rows` rows of queries, and
         2 * 1088 FLOP per row and token; a part costs 2 KiB written and read per row.
 Shapes: B sequences, Q query tokens, H heads, X = Q*H rows of a sequence (row = q*H + h), M rows and
-        N tokens of a tile, C = 512 latent and R = 64 rope values in 4 groups of D = 128, P programs,
+        N tokens of a tile, C = 512 latent values in 4 groups of D = 128, R = 64 rope values,
         S parts.
 """
 
@@ -60,21 +61,22 @@ class DecodeTile:
 
 
 DECODE_TILES: dict[CacheLayout, tuple[DecodeTile, ...]] = {
-    CacheLayout.BF16: (DecodeTile(16, 32, 4, 2), DecodeTile(32, 32, 4, 2), DecodeTile(64, 32, 8, 2)),
-    CacheLayout.FP8: (DecodeTile(16, 32, 4, 2), DecodeTile(32, 32, 4, 2), DecodeTile(64, 32, 8, 2)),
-    CacheLayout.FP8_DS: (
-        DecodeTile(16, 32, 4, 2),
-        DecodeTile(32, 32, 4, 2),
-        DecodeTile(64, 32, 8, 2),
-    ),
+    CacheLayout.BF16: (DecodeTile(16, 64, 8, 2), DecodeTile(32, 32, 8, 2)),
+    CacheLayout.FP8: (DecodeTile(16, 32, 8, 1), DecodeTile(32, 32, 8, 1)),
+    CacheLayout.FP8_DS: (DecodeTile(16, 32, 8, 1), DecodeTile(32, 32, 8, 1)),
 }
-"""Per layout, by rows: the first tile that holds all rows of a sequence, else the last."""
+"""Per layout, by rows: the first tile that holds all rows of a sequence, else the last.
+
+What the compiler says of them on sm_89: 54 to 92 KiB of shared memory, 178 to 255 registers, no
+spills. 64 rows would pass 99 KiB or spill, and on Hopper would turn to wgmma. FP8 tiles are fetched
+one ahead by hand, since the compiler's pipeline gives up on bytes with two uses.
+"""
 
 LEAST_TILES = 4
 """A part shorter than this many tiles costs more to merge than it saves."""
 
-PROGRAMS_PER_SM = 2
-"""How many programs share the row of tiles, per multiprocessor."""
+PROGRAMS_PER_SM = 1
+"""How many programs share the row of tiles, per multiprocessor: registers leave room for one."""
 
 INVARIANT_ROWS = 1024
 """Rows of partial answers that a sequence may leave in invariant mode: 2 MiB of workspace."""
@@ -101,36 +103,30 @@ def decode_triton(inputs: "DecodeInputs", out_BQHC: Tensor, lse_BQH: Tensor) -> 
     plan = plan_parts(inputs, tile, num_multiprocessors(out_BQHC.device))
     part_SXC = out_BQHC.new_empty((plan.num_slots, num_rows, LATENT), dtype=torch.float32)
     part_lse_SX = part_SXC.new_empty((plan.num_slots, num_rows))
-    lengths = {
+    cut = {
         "num_sequences": num_sequences, "parts": plan.parts, "least_tiles": LEAST_TILES,
-        "slots_per_sequence": plan.num_slots // num_sequences,
-        "INVARIANT": inputs.invariant, "B": triton.next_power_of_2(num_sequences), "N": tile.tokens,
+        "slots_per_sequence": plan.num_slots // num_sequences, "INVARIANT": inputs.invariant,
+        "B": max(32, triton.next_power_of_2(num_sequences)), "N": tile.tokens,
+        "INTERPRET": bool(triton.knobs.runtime.interpret),
     }  # fmt: skip
-    cache = inputs.cache
-    if inputs.layout == CacheLayout.FP8:
-        cache = cache.view(torch.uint8)
-    is_fp8 = inputs.q_latent_BQHC.dtype == torch.float8_e4m3fn
-    q_latent, q_rope = inputs.q_latent_BQHC, inputs.q_rope_BQHR
-    if is_fp8:
-        q_latent, q_rope = q_latent.view(torch.uint8), q_rope.view(torch.uint8)
-    split: Any = _split_kernel[(triton.cdiv(num_rows, tile.rows), plan.num_programs)]
+    # Every e4m3 is a bfloat16, and queries are few: FP8 queries are widened beforehand.
+    q_latent, q_rope = inputs.q_latent_BQHC.bfloat16(), inputs.q_rope_BQHR.bfloat16()
+    cache = inputs.cache.view(torch.uint8) if inputs.layout == CacheLayout.FP8 else inputs.cache
+    row_tiles = triton.cdiv(num_rows, tile.rows)
+    split: Any = _split_kernel[(plan.num_programs * row_tiles,)]
     split(
         q_latent, q_rope, cache, inputs.block_table_BM, inputs.length_B,
         inputs.query_scale, inputs.cache_scale, out_BQHC, lse_BQH, part_SXC, part_lse_SX,
         inputs.scale / math.log(2.0), num_queries, num_heads, cache.shape[1],
         *q_latent.stride()[:3], *q_rope.stride()[:3], *cache.stride()[:2],
-        inputs.block_table_BM.stride(0),
-        **lengths, LAYOUT=inputs.layout.value, QUERY_FP8=is_fp8,
-        HAS_QUERY_SCALE=inputs.query_scale is not None,
+        inputs.block_table_BM.stride(0), row_tiles,
+        **cut, LAYOUT=inputs.layout.value, HAS_QUERY_SCALE=inputs.query_scale is not None,
         HAS_CACHE_SCALE=inputs.cache_scale is not None,
-        NATIVE=has_e4m3(cache.device), INTERPRET=bool(triton.knobs.runtime.interpret),
-        M=tile.rows, num_warps=tile.warps, num_stages=tile.stages,
+        NATIVE=has_e4m3(cache.device), M=tile.rows,
+        num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
-    merge: Any = _merge_kernel[(num_rows, num_sequences)]
-    merge(
-        inputs.length_B, part_SXC, part_lse_SX, out_BQHC, lse_BQH, num_rows,
-        **lengths, INTERPRET=bool(triton.knobs.runtime.interpret), S=8, num_warps=4,
-    )  # fmt: skip
+    merge: Any = _merge_kernel[(num_sequences, num_rows)]
+    merge(inputs.length_B, part_SXC, part_lse_SX, out_BQHC, lse_BQH, num_rows, **cut, S=8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,22 +194,26 @@ def _bound(x, INTERPRET: tl.constexpr):
     return x.handle.data.item() if INTERPRET else x
 
 
-@triton.jit
+_SHAPES = ["num_sequences", "parts", "least_tiles", "slots_per_sequence"]
+"""Numbers that change with the batch; the compiled kernel must not."""
+
+
+@triton.jit(do_not_specialize=[*_SHAPES, "row_tiles", "num_queries", "num_heads", "table_stride"])
 def _split_kernel(
     q_latent_ptr, q_rope_ptr, cache_ptr, table_ptr, length_ptr, query_scale_ptr, cache_scale_ptr,
     out_ptr, lse_ptr, part_ptr, part_lse_ptr,
     scale, num_queries, num_heads, block_size,
     q_latent_stride_b, q_latent_stride_q, q_latent_stride_h,
     q_rope_stride_b, q_rope_stride_q, q_rope_stride_h,
-    block_stride, token_stride, table_stride,
+    block_stride, token_stride, table_stride, row_tiles,
     num_sequences, parts, least_tiles, slots_per_sequence,
-    INVARIANT: tl.constexpr, B: tl.constexpr, N: tl.constexpr,
-    LAYOUT: tl.constexpr, QUERY_FP8: tl.constexpr,
-    HAS_QUERY_SCALE: tl.constexpr, HAS_CACHE_SCALE: tl.constexpr,
-    NATIVE: tl.constexpr, INTERPRET: tl.constexpr, M: tl.constexpr,
+    INVARIANT: tl.constexpr, B: tl.constexpr, N: tl.constexpr, INTERPRET: tl.constexpr,
+    LAYOUT: tl.constexpr, HAS_QUERY_SCALE: tl.constexpr, HAS_CACHE_SCALE: tl.constexpr,
+    NATIVE: tl.constexpr, M: tl.constexpr,
 ):  # fmt: skip
-    program = tl.program_id(1)
-    sequence_B = tl.arange(0, B)
+    """Attend to this program's share of the tiles, one sequence after the other."""
+    # The tiles of rows of one part run side by side and share its tokens in the L2.
+    program = tl.program_id(0) // row_tiles
     tiles_B = _tiles(length_ptr, num_sequences, B, N)
     if INVARIANT:
         first = program // slots_per_sequence
@@ -229,51 +229,49 @@ def _split_kernel(
         last = tl.sum((end_B < end).to(tl.int32), axis=0)
         last = tl.where(begin < end, last, first - 1)  # no tile is left: no sequence
 
-    if HAS_QUERY_SCALE:
-        scale *= tl.load(query_scale_ptr)
+    cache_scale = 1.0
     if HAS_CACHE_SCALE:
         cache_scale = tl.load(cache_scale_ptr)
         scale *= cache_scale
-    else:
-        cache_scale = 1.0
+    if HAS_QUERY_SCALE:
+        scale *= tl.load(query_scale_ptr)
 
     num_rows = num_queries * num_heads
-    row_M = tl.program_id(0) * M + tl.arange(0, M)
+    row_M = tl.program_id(0) % row_tiles * M + tl.arange(0, M)
     is_row_M = row_M < num_rows
     query_M = row_M // num_heads
-    head_M = row_M % num_heads
-    q_latent_at_M = query_M.to(tl.int64) * q_latent_stride_q + head_M.to(tl.int64) * q_latent_stride_h
-    q_rope_at_M = query_M.to(tl.int64) * q_rope_stride_q + head_M.to(tl.int64) * q_rope_stride_h
+    token_M, head_M = query_M.to(tl.int64), (row_M % num_heads).to(tl.int64)
+    q_latent_M = q_latent_ptr + token_M * q_latent_stride_q + head_M * q_latent_stride_h
+    q_rope_M = q_rope_ptr + token_M * q_rope_stride_q + head_M * q_rope_stride_h
 
-    for sequence in range(_bound(first, INTERPRET), _bound(last + 1, INTERPRET)):
+    for index in range(_bound(first, INTERPRET), _bound(last + 1, INTERPRET)):
+        sequence = tl.cast(index, tl.int64)
         length = tl.load(length_ptr + sequence)
         sequence_tiles = tl.cdiv(tl.maximum(length, 0), N)
         if INVARIANT:
             chunk = _tiles_of_part(sequence_tiles, parts, least_tiles)
             low = tl.minimum(program % slots_per_sequence * chunk, sequence_tiles)
             high = tl.minimum(low + chunk, sequence_tiles)
-            slot = program
+            slot = tl.cast(program, tl.int64)
         else:
-            before = tl.sum(tl.where(sequence_B < sequence, tiles_B, 0), axis=0)
+            before = tl.sum(tl.where(tl.arange(0, B) < index, tiles_B, 0), axis=0)
             low = tl.maximum(begin - before, 0)
             high = tl.minimum(end - before, sequence_tiles)
             slot = program + sequence
         if low < high:
-            q_latent_M = q_latent_ptr + tl.cast(sequence, tl.int64) * q_latent_stride_b + q_latent_at_M
-            q_rope_M = q_rope_ptr + tl.cast(sequence, tl.int64) * q_rope_stride_b + q_rope_at_M
             out_0, out_1, out_2, out_3, lse_M = _attend(
-                q_latent_M, q_rope_M, is_row_M,
-                cache_ptr, table_ptr + tl.cast(sequence, tl.int64) * table_stride,
+                q_latent_M + sequence * q_latent_stride_b, q_rope_M + sequence * q_rope_stride_b,
+                is_row_M, cache_ptr, table_ptr + sequence * table_stride,
                 low, high, length, length - (num_queries - 1 - query_M), scale, cache_scale,
                 block_size, block_stride, token_stride,
-                N, LAYOUT, QUERY_FP8, NATIVE, INTERPRET, M,
+                N, LAYOUT, NATIVE, INTERPRET, M,
             )  # fmt: skip
             if high - low == sequence_tiles:
-                into_M = tl.cast(sequence, tl.int64) * num_rows + row_M
+                into_M = sequence * num_rows + row_M
                 _store(out_ptr, into_M, is_row_M, out_0, out_1, out_2, out_3, True, INTERPRET)
                 tl.store(lse_ptr + into_M, lse_M * _LN_2, mask=is_row_M)
             else:
-                into_M = tl.cast(slot, tl.int64) * num_rows + row_M
+                into_M = slot * num_rows + row_M
                 _store(part_ptr, into_M, is_row_M, out_0, out_1, out_2, out_3, False, INTERPRET)
                 tl.store(part_lse_ptr + into_M, lse_M, mask=is_row_M)
 
@@ -283,8 +281,8 @@ def _attend(
     q_latent_M, q_rope_M, is_row_M, cache_ptr, table_ptr,
     low, high, length, seen_M, scale, cache_scale,
     block_size, block_stride, token_stride,
-    N: tl.constexpr, LAYOUT: tl.constexpr, QUERY_FP8: tl.constexpr,
-    NATIVE: tl.constexpr, INTERPRET: tl.constexpr, M: tl.constexpr,
+    N: tl.constexpr, LAYOUT: tl.constexpr, NATIVE: tl.constexpr, INTERPRET: tl.constexpr,
+    M: tl.constexpr,
 ):  # fmt: skip
     """One part: tiles low to high of a sequence. Row m sees the tokens before seen_M[m].
 
@@ -292,72 +290,45 @@ def _attend(
     """
     IS_DS: tl.constexpr = LAYOUT == "fp8_ds_mla"
     SHIFT: tl.constexpr = 0 if LAYOUT == "bf16" else 12
-    q_0 = _query(q_latent_M, is_row_M, 0, 128, QUERY_FP8, NATIVE)
-    q_1 = _query(q_latent_M, is_row_M, 128, 128, QUERY_FP8, NATIVE)
-    q_2 = _query(q_latent_M, is_row_M, 256, 128, QUERY_FP8, NATIVE)
-    q_3 = _query(q_latent_M, is_row_M, 384, 128, QUERY_FP8, NATIVE)
-    q_rope = _query(q_rope_M, is_row_M, 0, 64, QUERY_FP8, NATIVE)
-    if LAYOUT == "bf16":
-        q_0, q_1, q_2 = _bf16(q_0, INTERPRET), _bf16(q_1, INTERPRET), _bf16(q_2, INTERPRET)
-        q_3, q_rope = _bf16(q_3, INTERPRET), _bf16(q_rope, INTERPRET)
-        unit_M = tl.full((M,), 1.0, tl.float32)
-    else:
-        if QUERY_FP8:
-            unit_M = tl.full((M,), 1.0, tl.float32)
-            into_M = unit_M
-        else:
-            largest_M = tl.maximum(_largest(q_0), _largest(q_1))
-            largest_M = tl.maximum(largest_M, tl.maximum(_largest(q_2), _largest(q_3)))
-            if not IS_DS:
-                largest_M = tl.maximum(largest_M, _largest(q_rope))
-            # The power of two that brings the largest of a row to [256, 512), and its inverse.
-            exponent_M = largest_M.to(tl.uint32, bitcast=True) >> 23
-            exponent_M = tl.minimum(tl.maximum(exponent_M, 9), 245)
-            unit_M = ((exponent_M - 8) << 23).to(tl.float32, bitcast=True)
-            into_M = ((262 - exponent_M) << 23).to(tl.float32, bitcast=True)
-        q_0 = (q_0 * into_M[:, None]).to(tl.float16)
-        q_1 = (q_1 * into_M[:, None]).to(tl.float16)
-        q_2 = (q_2 * into_M[:, None]).to(tl.float16)
-        q_3 = (q_3 * into_M[:, None]).to(tl.float16)
-        if IS_DS:
-            q_rope = _bf16(q_rope, INTERPRET)
-        else:
-            q_rope = (q_rope * into_M[:, None]).to(tl.float16)
-
+    q_0, q_1, q_2, q_3, q_rope, unit_M = _queries(q_latent_M, q_rope_M, is_row_M, LAYOUT, M)
     top_M = tl.full((M,), float("-inf"), tl.float32)
     sum_M = tl.zeros((M,), tl.float32)
-    acc_0 = tl.zeros((M, _GROUP), tl.float32)
-    acc_1 = tl.zeros((M, _GROUP), tl.float32)
-    acc_2 = tl.zeros((M, _GROUP), tl.float32)
-    acc_3 = tl.zeros((M, _GROUP), tl.float32)
+    acc_0, acc_1 = tl.zeros((M, _GROUP), tl.float32), tl.zeros((M, _GROUP), tl.float32)
+    acc_2, acc_3 = tl.zeros((M, _GROUP), tl.float32), tl.zeros((M, _GROUP), tl.float32)
     top_0, top_1, top_2, top_3 = _SMALLEST_SCALE, _SMALLEST_SCALE, _SMALLEST_SCALE, _SMALLEST_SCALE
+    cache_N, is_token_N = _rows(
+        cache_ptr, table_ptr, low * N + tl.arange(0, N), length,
+        block_size, block_stride, token_stride,
+    )  # fmt: skip
+    if LAYOUT != "bf16":
+        next_0, next_1, next_2, next_3, next_rope = _fetch(cache_N, is_token_N, LAYOUT)
+    if IS_DS:
+        after_0, after_1, after_2, after_3 = _scales(cache_N, is_token_N)
     for tile in range(_bound(low, INTERPRET), _bound(high, INTERPRET)):
         token_N = tile * N + tl.arange(0, N)
-        is_token_N = token_N < length
-        block_N = tl.load(table_ptr + token_N // block_size, mask=is_token_N, other=0)
-        at_N = block_N.to(tl.int64) * block_stride
-        at_N += (token_N % block_size).to(tl.int64) * token_stride
-        cache_N = cache_ptr + at_N
-        k_0 = _latent(cache_N, is_token_N, 0, LAYOUT, NATIVE)
-        k_1 = _latent(cache_N, is_token_N, 128, LAYOUT, NATIVE)
-        k_2 = _latent(cache_N, is_token_N, 256, LAYOUT, NATIVE)
-        k_3 = _latent(cache_N, is_token_N, 384, LAYOUT, NATIVE)
-        k_rope = _rope(cache_N, is_token_N, LAYOUT, NATIVE)
-
-        score_MN = _dot(q_0, tl.trans(k_0), INTERPRET)
+        if LAYOUT == "bf16":
+            cache_N, is_token_N = _rows(
+                cache_ptr, table_ptr, token_N, length, block_size, block_stride, token_stride
+            )
+            k_0, k_1, k_2, k_3, k_rope = _fetch(cache_N, is_token_N, LAYOUT)
+        else:
+            k_0, k_1 = float16_from_e4m3(next_0, NATIVE), float16_from_e4m3(next_1, NATIVE)
+            k_2, k_3 = float16_from_e4m3(next_2, NATIVE), float16_from_e4m3(next_3, NATIVE)
+            k_rope = next_rope if IS_DS else float16_from_e4m3(next_rope, NATIVE)
+            cache_N, is_token_N = _rows(
+                cache_ptr, table_ptr, token_N + N, length, block_size, block_stride, token_stride
+            )
+            next_0, next_1, next_2, next_3, next_rope = _fetch(cache_N, is_token_N, LAYOUT)
         if IS_DS:
-            scales_N = (cache_N + _LATENT).to(tl.pointer_type(tl.float32))
-            scale_0 = tl.load(scales_N, mask=is_token_N, other=0.0)
-            scale_1 = tl.load(scales_N + 1, mask=is_token_N, other=0.0)
-            scale_2 = tl.load(scales_N + 2, mask=is_token_N, other=0.0)
-            scale_3 = tl.load(scales_N + 3, mask=is_token_N, other=0.0)
-            score_MN *= scale_0[None, :]
+            scale_0, scale_1, scale_2, scale_3 = after_0, after_1, after_2, after_3
+            after_0, after_1, after_2, after_3 = _scales(cache_N, is_token_N)
+            score_MN = _dot(q_0, tl.trans(k_0), INTERPRET) * scale_0[None, :]
             score_MN += _dot(q_1, tl.trans(k_1), INTERPRET) * scale_1[None, :]
             score_MN += _dot(q_2, tl.trans(k_2), INTERPRET) * scale_2[None, :]
             score_MN += _dot(q_3, tl.trans(k_3), INTERPRET) * scale_3[None, :]
-            score_MN *= unit_M[:, None]
-            score_MN += _dot(q_rope, tl.trans(k_rope), INTERPRET)
+            score_MN = score_MN * unit_M[:, None] + _dot(q_rope, tl.trans(k_rope), INTERPRET)
         else:
+            score_MN = _dot(q_0, tl.trans(k_0), INTERPRET)
             score_MN += _dot(q_1, tl.trans(k_1), INTERPRET)
             score_MN += _dot(q_2, tl.trans(k_2), INTERPRET)
             score_MN += _dot(q_3, tl.trans(k_3), INTERPRET)
@@ -377,26 +348,48 @@ def _attend(
             acc_2, top_2 = _follow(acc_2, top_2, fade_M, p_MN, scale_2, k_2, INTERPRET)
             acc_3, top_3 = _follow(acc_3, top_3, fade_M, p_MN, scale_3, k_3, INTERPRET)
         else:
-            if LAYOUT == "bf16":
-                weight_MN = _bf16(p_MN, INTERPRET)
-            else:
-                weight_MN = p_MN.to(tl.float16)
+            weight_MN = _bf16(p_MN, INTERPRET) if LAYOUT == "bf16" else p_MN.to(tl.float16)
             acc_0 = acc_0 * fade_M[:, None] + _dot(weight_MN, k_0, INTERPRET)
             acc_1 = acc_1 * fade_M[:, None] + _dot(weight_MN, k_1, INTERPRET)
             acc_2 = acc_2 * fade_M[:, None] + _dot(weight_MN, k_2, INTERPRET)
             acc_3 = acc_3 * fade_M[:, None] + _dot(weight_MN, k_3, INTERPRET)
 
     # A row that saw nothing has a sum of 0 and an output of 0; NaN stays NaN.
-    share_M = cache_scale / tl.where(sum_M == 0.0, 1.0, sum_M)
-    lse_M = top_M + tl.log2(sum_M) - SHIFT
-    lse_M = tl.where(sum_M == 0.0, float("-inf"), lse_M)
-    return (
-        acc_0 * (share_M * top_0)[:, None] if IS_DS else acc_0 * share_M[:, None],
-        acc_1 * (share_M * top_1)[:, None] if IS_DS else acc_1 * share_M[:, None],
-        acc_2 * (share_M * top_2)[:, None] if IS_DS else acc_2 * share_M[:, None],
-        acc_3 * (share_M * top_3)[:, None] if IS_DS else acc_3 * share_M[:, None],
-        lse_M,
-    )
+    some_M = tl.where(sum_M == 0.0, 1.0, sum_M)
+    lse_M = tl.where(sum_M == 0.0, float("-inf"), top_M + tl.log2(some_M) - SHIFT)
+    share_M = cache_scale / some_M
+    if IS_DS:
+        acc_0, acc_1, acc_2, acc_3 = acc_0 * top_0, acc_1 * top_1, acc_2 * top_2, acc_3 * top_3
+    acc_0, acc_1 = acc_0 * share_M[:, None], acc_1 * share_M[:, None]
+    acc_2, acc_3 = acc_2 * share_M[:, None], acc_3 * share_M[:, None]
+    return acc_0, acc_1, acc_2, acc_3, lse_M
+
+
+@triton.jit
+def _queries(q_latent_M, q_rope_M, is_row_M, LAYOUT: tl.constexpr, M: tl.constexpr):
+    """A tile of query rows as operands, and the unit of each row: q = operand * unit.
+
+    The rope part of `fp8_ds_mla` is bfloat16, as its keys are, and has the unit 1.
+    """
+    q_0, q_1 = _query(q_latent_M, is_row_M, 0, 128), _query(q_latent_M, is_row_M, 128, 128)
+    q_2, q_3 = _query(q_latent_M, is_row_M, 256, 128), _query(q_latent_M, is_row_M, 384, 128)
+    q_rope = _query(q_rope_M, is_row_M, 0, 64)
+    unit_M = tl.full((M,), 1.0, tl.float32)
+    if LAYOUT != "bf16":
+        largest_M = tl.maximum(_largest(q_0), _largest(q_1))
+        largest_M = tl.maximum(largest_M, tl.maximum(_largest(q_2), _largest(q_3)))
+        if LAYOUT == "fp8":
+            largest_M = tl.maximum(largest_M, _largest(q_rope))
+        # The power of two that brings a row's largest to [256, 512), and its inverse.
+        exponent_M = largest_M.to(tl.uint32, bitcast=True) >> 23
+        exponent_M = tl.minimum(tl.maximum(exponent_M, 9), 245)
+        unit_M = ((exponent_M - 8) << 23).to(tl.float32, bitcast=True)
+        by_M1 = ((262 - exponent_M) << 23).to(tl.float32, bitcast=True)[:, None]
+        q_0, q_1 = _float16(q_0, by_M1), _float16(q_1, by_M1)
+        q_2, q_3 = _float16(q_2, by_M1), _float16(q_3, by_M1)
+        if LAYOUT == "fp8":
+            q_rope = _float16(q_rope, by_M1)
+    return q_0, q_1, q_2, q_3, q_rope, unit_M
 
 
 @triton.jit
@@ -409,37 +402,59 @@ def _follow(acc_MD, top, fade_M, p_MN, scale_N, k_ND, INTERPRET: tl.constexpr):
 
 
 @triton.jit
-def _query(row_M, is_row_M, at: tl.constexpr, WIDTH: tl.constexpr, FP8: tl.constexpr,
-           NATIVE: tl.constexpr):  # fmt: skip
-    """A slice of the queries, as float32; rows of padding are 0."""
+def _query(row_M, is_row_M, at: tl.constexpr, WIDTH: tl.constexpr):
+    """A slice of the queries; rows of padding are 0."""
     dim = at + tl.arange(0, WIDTH)
-    q = tl.load(row_M[:, None] + dim[None, :], mask=is_row_M[:, None], other=0)
-    return float16_from_e4m3(q, NATIVE).to(tl.float32) if FP8 else q.to(tl.float32)
+    return tl.load(row_M[:, None] + dim[None, :], mask=is_row_M[:, None], other=0)
 
 
 @triton.jit
 def _largest(x_MD):
-    return tl.max(tl.abs(x_MD), axis=1)
+    return tl.max(tl.abs(x_MD.to(tl.float32)), axis=1)
 
 
 @triton.jit
-def _latent(cache_N, is_token_N, at: tl.constexpr, LAYOUT: tl.constexpr, NATIVE: tl.constexpr):
-    """Values at ... at + 127 of the tokens' latents, without their scale; 0 past the end."""
-    dim_D = at + tl.arange(0, _GROUP)
-    k_ND = tl.load(cache_N[:, None] + dim_D[None, :], mask=is_token_N[:, None], other=0)
-    return k_ND if LAYOUT == "bf16" else float16_from_e4m3(k_ND, NATIVE)
+def _float16(x_MD, by_M1):
+    return (x_MD.to(tl.float32) * by_M1).to(tl.float16)
 
 
 @triton.jit
-def _rope(cache_N, is_token_N, LAYOUT: tl.constexpr, NATIVE: tl.constexpr):
-    """The tokens' rotary keys, without their scale; 0 past the end."""
-    dim_R = tl.arange(0, _ROPE)
+def _rows(cache_ptr, table_ptr, token_N, length, block_size, block_stride, token_stride):
+    """Where the tokens lie, and which of them are there: nothing past the end may be looked up."""
+    is_token_N = token_N < length
+    block_N = tl.load(table_ptr + token_N // block_size, mask=is_token_N, other=0)
+    at_N = block_N.to(tl.int64) * block_stride
+    return cache_ptr + at_N + (token_N % block_size).to(tl.int64) * token_stride, is_token_N
+
+
+@triton.jit
+def _fetch(cache_N, is_token_N, LAYOUT: tl.constexpr):
+    """The four groups of the tokens' latents and their rope keys, as stored; 0 past the end."""
+    at_ND = cache_N[:, None] + tl.arange(0, _GROUP)[None, :]
+    is_token_N1 = is_token_N[:, None]
     if LAYOUT == "fp8_ds_mla":
-        cache_N = (cache_N + (_LATENT + 16)).to(tl.pointer_type(tl.bfloat16))
+        rope_N = (cache_N + (_LATENT + 16)).to(tl.pointer_type(tl.bfloat16))
     else:
-        cache_N = cache_N + _LATENT
-    k_NR = tl.load(cache_N[:, None] + dim_R[None, :], mask=is_token_N[:, None], other=0)
-    return float16_from_e4m3(k_NR, NATIVE) if LAYOUT == "fp8" else k_NR
+        rope_N = cache_N + _LATENT
+    return (
+        tl.load(at_ND, mask=is_token_N1, other=0),
+        tl.load(at_ND + 128, mask=is_token_N1, other=0),
+        tl.load(at_ND + 256, mask=is_token_N1, other=0),
+        tl.load(at_ND + 384, mask=is_token_N1, other=0),
+        tl.load(rope_N[:, None] + tl.arange(0, _ROPE)[None, :], mask=is_token_N1, other=0),
+    )
+
+
+@triton.jit
+def _scales(cache_N, is_token_N):
+    """The scales of the four groups in `fp8_ds_mla`; 0 past the end."""
+    at_N = (cache_N + _LATENT).to(tl.pointer_type(tl.float32))
+    return (
+        tl.load(at_N, mask=is_token_N, other=0.0),
+        tl.load(at_N + 1, mask=is_token_N, other=0.0),
+        tl.load(at_N + 2, mask=is_token_N, other=0.0),
+        tl.load(at_N + 3, mask=is_token_N, other=0.0),
+    )
 
 
 @triton.jit
@@ -456,11 +471,7 @@ def _bf16(x, INTERPRET: tl.constexpr):
 @triton.jit
 def _dot(a, b, INTERPRET: tl.constexpr):
     """The product in float32. The interpreter would multiply the bit patterns of bfloat16."""
-    if INTERPRET:
-        product = tl.dot(a.to(tl.float32), b.to(tl.float32))
-    else:
-        product = tl.dot(a, b)
-    return product
+    return tl.dot(a.to(tl.float32), b.to(tl.float32)) if INTERPRET else tl.dot(a, b)
 
 
 @triton.jit
@@ -478,16 +489,16 @@ def _store(
     tl.store(at_MD + 384, out_3, mask=is_row_M[:, None])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=[*_SHAPES, "num_rows"])
 def _merge_kernel(
     length_ptr, part_ptr, part_lse_ptr, out_ptr, lse_ptr, num_rows,
     num_sequences, parts, least_tiles, slots_per_sequence,
-    INVARIANT: tl.constexpr, B: tl.constexpr, N: tl.constexpr,
-    INTERPRET: tl.constexpr, S: tl.constexpr,
+    INVARIANT: tl.constexpr, B: tl.constexpr, N: tl.constexpr, INTERPRET: tl.constexpr,
+    S: tl.constexpr,
 ):  # fmt: skip
     """Weigh the parts of one row of one sequence. A sequence of one part is done already."""
-    row = tl.program_id(0)
-    sequence = tl.program_id(1)
+    sequence = tl.program_id(0)
+    row = tl.program_id(1)
     sequence_tiles = tl.cdiv(tl.maximum(tl.load(length_ptr + sequence), 0), N)
     if INVARIANT:
         chunk = _tiles_of_part(sequence_tiles, parts, least_tiles)
@@ -498,7 +509,9 @@ def _merge_kernel(
         chunk = _tiles_of_part(tl.sum(tiles_B, axis=0), parts, least_tiles)
         before = tl.sum(tl.where(tl.arange(0, B) < sequence, tiles_B, 0), axis=0)
         first = before // chunk
-        num_parts = tl.where(sequence_tiles > 0, (before + sequence_tiles - 1) // chunk - first + 1, 0)
+        num_parts = tl.where(
+            sequence_tiles > 0, (before + sequence_tiles - 1) // chunk - first + 1, 0
+        )
         slot = first + sequence
     if num_parts != 1:
         part_S = tl.arange(0, S)
@@ -520,8 +533,9 @@ def _merge_kernel(
             part_SC = tl.load(part_ptr + at_SC, mask=is_part_S[:, None], other=0.0)
             out_C += tl.sum(part_SC * weight_S[:, None], axis=0)
             total += tl.sum(weight_S, axis=0)
-        out_C = out_C / tl.where(total == 0.0, 1.0, total)
-        lse = tl.where(total == 0.0, float("-inf"), (top + tl.log2(total)) * _LN_2)
+        some = tl.where(total == 0.0, 1.0, total)
+        out_C = out_C / some
+        lse = tl.where(total == 0.0, float("-inf"), (top + tl.log2(some)) * _LN_2)
         into = tl.cast(sequence, tl.int64) * num_rows + row
         tl.store(out_ptr + into * _LATENT + dim_C, _bf16(out_C, INTERPRET))
         tl.store(lse_ptr + into, lse)

@@ -59,7 +59,9 @@ def mla_decode_ref(
         out (B, Q, H, 512) or (B, H, 512), and lse, natural log, without the last dimension; both
         in `dtype`. A row that sees nothing: 0 and -inf.
     """
-    whole = query if isinstance(query, Tensor) else torch.cat([part.to(dtype) for part in query], -1)
+    whole = (
+        query if isinstance(query, Tensor) else torch.cat([part.to(dtype) for part in query], -1)
+    )
     q = whole.to(dtype) * (1.0 if query_scale is None else query_scale.to(dtype))
     q_BQHW = q.unsqueeze(1) if q.ndim == 3 else q
     num_queries, block_size = q_BQHW.shape[1], cache.shape[1]
