@@ -178,7 +178,7 @@ def _measure(
 ) -> None:
     """Measure, and print the tables."""
     from .bench import results
-    from .bench.mla import How, Machine, measure
+    from .bench.mla import GpuLost, How, Machine, measure
     from .bench.targets import report
 
     try:
@@ -194,7 +194,11 @@ def _measure(
         raise _refused(str(error)) from None
     typer.echo(f"{len(chosen)} decode shapes and {len(appended)} appends, to {path}")
     how = How(Machine.here(), cast("Variant | None", variant), anchors, budget_s)
-    run = measure(chosen, appended, writer, how, typer.echo)
+    try:
+        run = measure(chosen, appended, writer, how, typer.echo)
+    except GpuLost as error:
+        typer.echo(f"{path}: {error}", err=True)
+        raise typer.Exit(1) from None
     typer.echo("\n" + results.table(held))
     typer.echo("\n" + report(held))
     typer.echo(f"\n{path}")

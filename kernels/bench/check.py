@@ -23,6 +23,8 @@ from .results import aligned
 
 Result = tuple[Tensor, Tensor]
 Say = Callable[[str], None]
+Capture = Callable[[Callable[[], Result]], tuple[Result, Callable[[], None]]]
+"""Records a call: its result's tensors, and what computes them again in place."""
 
 
 class Unsupported(Exception):
@@ -74,6 +76,7 @@ class Kit:
         device: `cuda` or `cpu`.
         variant: the variant that is forced, or None for the one that the kernel picks.
         small: whether to check the short list.
+        capture: records a CUDA graph, or None where there are none.
     """
 
     decode_with: Callable[..., Result]
@@ -84,6 +87,7 @@ class Kit:
     variant: str | None = None
     seed: int = 0
     small: bool = False
+    capture: Capture | None = None
 
     @classmethod
     def here(cls, device: str, variant: str | None, seed: int) -> "Kit":
@@ -97,9 +101,10 @@ class Kit:
         if device == "cpu" and variant == "hopper":
             raise ValueError("--variant hopper: needs a Hopper GPU, and torch sees no GPU")
         chosen = "triton" if device == "cpu" and variant is None else variant
-        small = device == "cpu"
-        decoding = (mla_decode, mla_decode_ref)
-        return cls(*decoding, mla_append, mla_append_ref, device, chosen, seed, small)
+        kernels = (mla_decode, mla_decode_ref, mla_append, mla_append_ref)
+        if device == "cpu":
+            return cls(*kernels, device, chosen, seed, small=True)
+        return cls(*kernels, device, chosen, seed, capture=capture_graph)
 
     @property
     def about(self) -> str:
@@ -136,6 +141,16 @@ class Kit:
         """Wait for the GPU, so that a fault shows where it happened."""
         if self.device == "cuda":
             torch.cuda.synchronize()
+
+
+def capture_graph(call: Callable[[], Result]) -> tuple[Result, Callable[[], None]]:
+    """Capture a call in a CUDA graph, having made it once."""
+    call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = call()
+    return result, graph.replay
 
 
 def limits_of(problem: Problem) -> Tolerance:

@@ -45,6 +45,10 @@ MOST_DISAGREEMENT = {"bf16": 1e-4, "fp8": 1e-2}
 Queries rounded to FP8 differ by far less than the second from those that were not."""
 
 
+class GpuLost(Exception):
+    """The GPU answers no more in this process; says after what, and what to do."""
+
+
 @dataclass(frozen=True, slots=True)
 class Machine:
     """What measures.
@@ -52,18 +56,31 @@ class Machine:
     Attributes:
         time: times the calls of one pass.
         free_bytes: asks how much memory is free.
+        alive: raises where the GPU no longer answers, as after an illegal access.
     """
 
     device: str
     l2_bytes: int
     time: Callable[[Sequence[Callable[[], object]]], Timing]
     free_bytes: Callable[[], int]
+    alive: Callable[[], object]
 
     @classmethod
     def here(cls) -> "Machine":
         """The current GPU."""
         found = torch.cuda.get_device_properties(torch.cuda.current_device())
-        return cls("cuda", found.L2_cache_size, graph_time, lambda: torch.cuda.mem_get_info()[0])
+        free = lambda: torch.cuda.mem_get_info()[0]  # noqa: E731
+        return cls("cuda", found.L2_cache_size, graph_time, free, torch.cuda.synchronize)
+
+    def require_alive(self, after: str) -> None:
+        """Raise GpuLost where a failure took the GPU along: every later figure would fail too."""
+        try:
+            self.alive()
+        except RuntimeError as error:
+            raise GpuLost(
+                f"the GPU answers no more after {after}; what was measured is kept, "
+                "and --resume goes on in a new process"
+            ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +122,13 @@ class Run:
         """Judge, write and show a row."""
         mark(row, self.results)
         self.writer.add(row)
-        if error := row.get("error"):
+        error = row.get("error")
+        if error:
             self.failures.append(f"{shape_words(row)}: {error}")
         after = f"  [{time.monotonic() - self.began:.0f} s]"
         self.say("  ".join(cell for cell in cells(row) if cell) + after)
+        if error:
+            self.how.machine.require_alive(f"{shape_words(row)}: {error}")
 
     @property
     def results(self) -> Results:
@@ -257,6 +277,7 @@ def _time_anchor(
     except Exception as error:  # noqa: BLE001 (whatever another's kernel raises is its finding)
         known.us.pop(anchor, None)
         known.errors[anchor] = f"{type(error).__name__}: {error}".splitlines()[0]
+        machine.require_alive(f"{anchor} failed: {known.errors[anchor]}")
 
 
 def _time_ours(

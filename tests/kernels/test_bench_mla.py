@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from r1kit.kernels.bench import anchors, mla
 from r1kit.kernels.bench.inputs import SCALE, Inputs, draw_cache, draw_paged, draw_query
-from r1kit.kernels.bench.mla import How, Machine, Run, measure, our_calls
+from r1kit.kernels.bench.mla import GpuLost, How, Machine, Run, measure, our_calls
 from r1kit.kernels.bench.points import Append, Point
 from r1kit.kernels.bench.results import Writer, read
 from r1kit.kernels.bench.timing import Timing
@@ -30,7 +31,7 @@ def clock(calls: Sequence[Callable[[], object]]) -> Timing:
 
 
 def machine(free: int = 10**12) -> Machine:
-    return Machine("cpu", 0, clock, lambda: free)
+    return Machine("cpu", 0, clock, lambda: free, lambda: None)
 
 
 def run(
@@ -184,11 +185,26 @@ def test_an_interrupted_run_keeps_its_rows(tmp_path: Path, monkeypatch: pytest.M
             return clock(calls)
         raise KeyboardInterrupt
 
-    impatient = Machine("cpu", 0, stops, lambda: 10**12)
+    impatient = replace(machine(), time=stops)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, [BF16, DS], machine=impatient, with_anchors=False)
     held = read(tmp_path / "mla.jsonl")
     assert len(held.rows) == 1
+    assert held.header["finished"] is False
+
+
+def test_a_fault_that_takes_the_gpu_along_ends_the_run_with_its_row_on_file(tmp_path: Path) -> None:
+    def fault(calls: Sequence[Callable[[], object]]) -> Timing:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    def dead() -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    broken = replace(machine(), time=fault, alive=dead)
+    with pytest.raises(GpuLost, match=r"answers no more after h4 b2 s70 .*--resume goes on"):
+        run(tmp_path, [BF16, DS], machine=broken, with_anchors=False)
+    held = read(tmp_path / "mla.jsonl")
+    assert ["illegal memory access" in row["error"] for row in held.rows] == [True]
     assert held.header["finished"] is False
 
 

@@ -1,6 +1,6 @@
 """The check itself: kernels that keep their promises pass, and each broken promise turns it red."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,17 @@ from r1kit.kernels.mla_decode import mla_decode, mla_decode_ref
 from torch import Tensor
 
 Result = tuple[Tensor, Tensor]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """These tensors are tiny, and threads that wait for each other slow a busy machine down."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 Decode = Callable[..., Result]
 
 
@@ -225,6 +236,28 @@ def returns_float32(*args: Any, **more: Any) -> Result:
 def test_a_broken_kernel_turns_the_check_red(broken: Decode, red: str) -> None:
     assert failed(check(mla_decode, red)) == set()
     assert failed(check(broken, red)) == {red}
+
+
+def replay_again(call: Callable[[], Result]) -> tuple[Result, Callable[[], None]]:
+    """A graph as it should be: a replay computes from what lies in the inputs now."""
+    result = call()
+
+    def replay() -> None:
+        for held, new in zip(result, call(), strict=True):
+            held.copy_(new)
+
+    return result, replay
+
+
+def replay_nothing(call: Callable[[], Result]) -> tuple[Result, Callable[[], None]]:
+    """A graph that baked in what it saw when it was captured."""
+    return call(), lambda: None
+
+
+def test_a_graph_that_remembers_its_lengths_turns_the_check_red() -> None:
+    red = {f"graphs/{kind}/h9" for kind in ("bf16-bf16q", "fp8-fp8q")}
+    assert failed(check(mla_decode, *red, capture=replay_again)) == set()
+    assert failed(check(mla_decode, *red, capture=replay_nothing)) == red
 
 
 def quantises_per_block(

@@ -111,7 +111,7 @@ def imagined_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         calls[0]()
         return timing.Timing(10.0, 20, len(calls))
 
-    here = mla.Machine("cpu", 0, clock, lambda: 10**12)
+    here = mla.Machine("cpu", 0, clock, lambda: 10**12, lambda: None)
     monkeypatch.setattr(cli, "_device", lambda: "cuda")
     monkeypatch.setattr(mla.Machine, "here", lambda: here)
     monkeypatch.setattr(timing, "measure_roof", lambda: ROOF)
