@@ -126,7 +126,8 @@ class Run:
         if error:
             self.failures.append(f"{shape_words(row)}: {error}")
         after = f"  [{time.monotonic() - self.began:.0f} s]"
-        self.say("  ".join(cell for cell in cells(row) if cell) + after)
+        name, *figures = cells(row)
+        self.say(f"{name:<38}" + " ".join(f"{each:>8}" for each in figures) + after)
         if error:
             self.how.machine.require_alive(f"{shape_words(row)}: {error}")
 

@@ -114,9 +114,10 @@ class Point:
         return 2 * self.heads * seen * (WIDTH + LATENT)
 
     def __str__(self) -> str:
+        """Such as `h16 b128 s16k q1 fp8-bf16q`: an FP8 cache read by bf16 queries."""
         context = f"{self.context // 1024}k" if self.context % 1024 == 0 else str(self.context)
         words = [f"h{self.heads}", f"b{self.batch}", f"s{context}", f"q{self.query_tokens}"]
-        words += [self.cache, f"{self.query_dtype} queries"] + ["ragged"] * self.ragged
+        words += [f"{self.cache}-{self.query_dtype}q"] + ["ragged"] * self.ragged
         return " ".join(words)
 
 

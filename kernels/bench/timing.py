@@ -153,8 +153,8 @@ def measure_roof(num_bytes: int = ROOF_BYTES) -> Roof:
         read_tb_s=num_bytes / reads[read_by] / 1e6,
         read_by=read_by,
         copy_tb_s=2 * num_bytes / copy_us / 1e6,
-        bf16_tflops=_product_tflops(torch.bfloat16),
-        fp8_tflops=_product_tflops(torch.float8_e4m3fn) if has_fp8_products() else None,
+        bf16_tflops=_bf16_tflops(),
+        fp8_tflops=_fp8_tflops(),
     )
 
 
@@ -167,19 +167,24 @@ def _reading_us(numbers_N: Tensor) -> dict[str, float]:
     return reads
 
 
-def has_fp8_products() -> bool:
-    """Whether the current GPU multiplies e4m3 matrices: Ada, Hopper and later."""
-    return torch.cuda.get_device_capability() >= (8, 9)
+def _bf16_tflops(size: int = 8192) -> float:
+    """Speed of a square bf16 product."""
+    left, right = (torch.randn(size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    return 2 * size**3 / graph_time([partial(torch.matmul, left, right)]).us / 1e6
 
 
-def _product_tflops(dtype: torch.dtype, size: int = 8192) -> float:
-    """Speed of a square product."""
-    left = torch.randn(size, size, device="cuda", dtype=torch.bfloat16).to(dtype)
-    right = torch.randn(size, size, device="cuda", dtype=torch.bfloat16).to(dtype)
-    if dtype == torch.bfloat16:
-        return 2 * size**3 / graph_time([lambda: left @ right]).us / 1e6
-    one = torch.ones((), device="cuda")
-    product = graph_time(
-        [lambda: torch._scaled_mm(left, right.t(), one, one, out_dtype=torch.bfloat16)]
+def _fp8_tflops(size: int = 8192) -> float | None:
+    """Speed of a square e4m3 product; None where this GPU or this torch has none."""
+    if torch.cuda.get_device_capability() < (8, 9):
+        return None
+    left, right = (
+        torch.randn(size, size, device="cuda", dtype=torch.bfloat16).to(torch.float8_e4m3fn)
+        for _ in range(2)
     )
-    return 2 * size**3 / product.us / 1e6
+    one = torch.ones((), device="cuda")
+    product = partial(torch._scaled_mm, left, right.t(), one, one, out_dtype=torch.bfloat16)
+    try:
+        product()
+    except (RuntimeError, ValueError):  # a build without it; the table then says n/a
+        return None
+    return 2 * size**3 / graph_time([product]).us / 1e6

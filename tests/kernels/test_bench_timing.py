@@ -1,8 +1,11 @@
 """Timing: enough sets to leave the L2, few enough replays, and a roof that is what was measured."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 import torch
-from r1kit.kernels.bench.timing import Roof, num_replays, num_sets, stream_sums
+from r1kit.kernels.bench.timing import Roof, graph_time, num_replays, num_sets, stream_sums
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 MIB = 2**20
@@ -53,3 +56,56 @@ def test_the_streaming_kernel_reads_every_number_once() -> None:
     assert sum_P.tolist() == numbers_N.view(4, -1).sum(1).tolist()
     with pytest.raises(ValueError, match="numbers_N must hold 5 runs of blocks of 64, got 768"):
         stream_sums(numbers_N, 5, 64)
+
+
+class Clock:
+    """CUDA's graphs and events, imagined: replays take what a list says, in milliseconds."""
+
+    def __init__(self, replays_ms: list[float]) -> None:
+        self.replays_ms = iter(replays_ms)
+        self.replays = 0
+        self.recorded: list[int] = []
+        self.recording = False
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        clock = self
+
+        class Event:
+            def __init__(self, *, enable_timing: bool) -> None:
+                assert enable_timing
+
+            def record(self) -> None: ...
+
+            def synchronize(self) -> None: ...
+
+            def elapsed_time(self, other: "Event") -> float:
+                return next(clock.replays_ms)
+
+        class Graph:
+            def replay(self) -> None:
+                clock.replays += 1
+
+        @contextmanager
+        def graph(_: Graph) -> Iterator[None]:
+            clock.recording = True
+            yield
+            clock.recording = False
+
+        monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+        monkeypatch.setattr(torch.cuda, "Event", Event)
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+        monkeypatch.setattr(torch.cuda, "graph", graph)
+
+    def call(self, number: int) -> None:
+        if self.recording:
+            self.recorded.append(number)
+
+
+def test_a_figure_is_the_median_replay_over_its_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock([15.0, *[8.0] * 4, 12.0, *[16.0] * 5])  # the first sets how many follow: 10
+    clock.install(monkeypatch)
+    timing = graph_time([lambda n=n: clock.call(n) for n in range(4)])  # type: ignore[misc]
+    assert clock.recorded == [0, 1, 2, 3]  # one pass over all sets
+    assert clock.replays == 11
+    assert timing.us == pytest.approx(16000 / 4)
+    assert (timing.replays, timing.sets) == (10, 4)

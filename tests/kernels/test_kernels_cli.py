@@ -128,7 +128,7 @@ def test_a_run_writes_a_file_and_prints_both_tables(tmp_path: Path) -> None:
     answer = invoke("bench", "mla", *how, "--commit", "abcdef")
     assert answer.exit_code == 0, answer.output
     assert "1 decode shapes and 0 appends, to" in answer.output
-    assert "h4 b1 s64 q1 bf16 bf16 queries" in answer.output
+    assert "h4 b1 s64 q1 bf16-bf16q" in answer.output
     assert "wanted" in answer.output
     held = results.read(out)
     assert held.header["finished"] is True
@@ -155,7 +155,7 @@ def test_a_run_whose_kernel_fails_exits_with_1(
     how = (*SMALL, "--kernel", "mla_decode", "--no-anchors", "--out", str(tmp_path / "mla.jsonl"))
     answer = invoke("bench", "mla", *how)
     assert answer.exit_code == 1
-    assert "FAILED h4 b1 s64 q1 bf16 bf16 queries: RuntimeError: no such instruction" in (
+    assert "FAILED h4 b1 s64 q1 bf16-bf16q: RuntimeError: no such instruction" in (
         answer.output
     )
     assert "no anchor was present (--no-anchors)" in answer.output
