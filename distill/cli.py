@@ -2,7 +2,7 @@
 
     r1kit run RECIPE      the whole pipeline, resumable
     r1kit doctor          what this machine can run, what is missing, how to get it
-    r1kit teacher | distill | students | eval ...
+    r1kit teacher | distill | students | eval | kernels ...
 
 Nothing heavy is imported before a command needs it: `r1kit --help` takes a fraction of a second.
 """
@@ -27,6 +27,7 @@ FOLDERS = {
     "teacher": "The teacher: serve it, talk to it, train the embedded one.",
     "students": "Students: train them.",
     "eval": "Evaluation: score a model on a suite.",
+    "kernels": "GPU kernels: check them, time them.",
 }
 """Folder -> the line that stands for it in the help; its commands live in its own cli.py."""
 

@@ -90,6 +90,8 @@ NEEDS = (
     Need("r1kit teacher serve|chat (tiny-r1)", MODELS),
     Need("r1kit teacher salvage", ("disk",)),
     Need("r1kit teacher train-tiny", MODELS, GPU),
+    Need("r1kit kernels check", ("torch", "triton"), GPU),
+    Need("r1kit kernels bench mla", ("torch", "triton", *GPU), ("vllm",)),
     Need("vllm serve MODEL (a server for teacher.base_url)", ("vllm", *GPU)),
 )
 """What each command of this version needs."""
@@ -255,6 +257,7 @@ PROBES: Mapping[str, Callable[[], Finding]] = {
     "torch": torch,
     "cuda": cuda,
     "transformers": package("transformers", "pip install 'transformers>=5.10,<6'"),
+    "triton": package("triton", "pip install triton, on Linux; torch's CUDA builds bring it"),
     "vllm": package("vllm", "pip install 'r1kit[serve]', on Linux with CUDA"),
     "bitsandbytes": package("bitsandbytes", "pip install 'r1kit[qlora]'"),
     "liger": package("liger-kernel", "pip install 'r1kit[train]'"),

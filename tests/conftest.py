@@ -5,10 +5,15 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 
 # A shell starts background jobs with Ctrl-C ignored, and children inherit that: the commands that
 # tests interrupt would never notice.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Without a GPU the kernels run in Triton's interpreter, which has to be chosen before Triton loads.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture(scope="session")

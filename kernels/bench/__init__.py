@@ -1,0 +1,1 @@
+"""How the kernels are timed and checked, next to others' and against their bounds."""
