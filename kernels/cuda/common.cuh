@@ -1,0 +1,462 @@
+// What both MLA decode kernels share: parameters, PTX in words, the plan of work, the merge.
+//
+// No header is included: the source is whole, so NVRTC compiles it with nothing beside it.
+
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef unsigned short u16;
+typedef unsigned char u8;
+typedef long long i64;
+
+struct alignas(64) TensorMap {
+  u64 opaque[16];
+};
+
+// Mirrored field by field by `Params` in hopper.py.
+struct Params {
+  const void* q_latent;
+  const void* q_rope;
+  i64 q_latent_stride[3];  // batch, query token, head; in elements
+  i64 q_rope_stride[3];
+  const int* block_table;
+  i64 block_table_stride;
+  const int* lengths;
+  const float* query_scale;  // null: 1
+  const float* cache_scale;  // null: 1
+  u16* out;                  // (B, Q, H, 512) bfloat16
+  float* lse;                // (B, Q, H), natural logarithm
+  float* partial_out;        // (slots, ROWS, 512), each row already divided by its sum
+  float* partial_lse;        // (slots, ROWS), base 2
+  u32* counters;             // (row blocks, B, 2): arrivals and generation
+  float scale_log2;          // softmax scale times log2(e)
+  int batch;
+  int query_tokens;
+  int heads;
+  int block_size;
+  int parts;      // contiguous shares that the work is cut into, one for each block of a row block
+  int min_units;  // the smallest share worth a block
+  int invariant;  // cut by each sequence's own length alone
+};
+
+constexpr int LATENT = 512;
+#ifndef UNIT_TOKENS
+#define UNIT_TOKENS 32
+#endif
+constexpr int UNIT = UNIT_TOKENS;  // cuts fall on multiples of it
+constexpr int SEQUENCE_COST = 1;   // units that the start and end of a sequence are worth
+constexpr int MAX_CHUNKS = 32;     // invariant mode: pieces of one sequence at most
+constexpr int MIN_CHUNK_UNITS = 16;
+#define NEG_INF __int_as_float(0xff800000)
+#define FULL_WARP 0xffffffffu
+
+// ---- PTX in words ------------------------------------------------------------------------------
+
+__device__ __forceinline__ u32 smem_address(const void* pointer) {
+  return static_cast<u32>(__cvta_generic_to_shared(pointer));
+}
+
+__device__ __forceinline__ float exp2_fast(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+__device__ __forceinline__ float log2_fast(float x) {
+  float y;
+  asm("lg2.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+__device__ __forceinline__ u32 pack_bf16(float low, float high) {
+  u32 out;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(high), "f"(low));
+  return out;
+}
+
+__device__ __forceinline__ u32 pack_f16(float low, float high) {
+  u32 out;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(high), "f"(low));
+  return out;
+}
+
+// Two e4m3 bytes, exactly, as two f16; NaN stays NaN.
+__device__ __forceinline__ void e4m3x4_to_f16x4(u32 bytes, u32& low, u32& high) {
+  asm("{\n.reg .b16 l, h;\nmov.b32 {l, h}, %2;\ncvt.rn.f16x2.e4m3x2 %0, l;\n"
+      "cvt.rn.f16x2.e4m3x2 %1, h;\n}" : "=r"(low), "=r"(high) : "r"(bytes));
+}
+
+__device__ __forceinline__ void barrier_init(u32 barrier, u32 arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+}
+
+__device__ __forceinline__ void barrier_arrive(u32 barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+__device__ __forceinline__ void barrier_expect(u32 barrier, u32 bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;"
+               ::"r"(barrier), "r"(bytes) : "memory");
+}
+
+__device__ __forceinline__ void barrier_wait(u32 barrier, u32 parity) {
+  asm volatile(
+      "{\n.reg .pred done;\n"
+      "WAIT:\n"
+      "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1, 0x989680;\n"
+      "@done bra DONE;\n"
+      "bra WAIT;\n"
+      "DONE:\n}" ::"r"(barrier), "r"(parity) : "memory");
+}
+
+// A box of a paged cache: (inner, token in its block, 64- or 128-byte group, block).
+__device__ __forceinline__ void tma_load(u32 to, const TensorMap* map, u32 barrier, int token,
+                                         int group, int block) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes "
+      "[%0], [%1, {%2, %3, %4, %5}], [%6];"
+      ::"r"(to), "l"(map), "r"(0), "r"(token), "r"(group), "r"(block), "r"(barrier) : "memory");
+}
+
+// `bytes` contiguous bytes, a multiple of 16 at addresses that are.
+__device__ __forceinline__ void bulk_load(u32 to, const void* from, u32 bytes, u32 barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+      ::"r"(to), "l"(from), "r"(bytes), "r"(barrier) : "memory");
+}
+
+__device__ __forceinline__ void tma_prefetch(const TensorMap* map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
+
+__device__ __forceinline__ void fence_async_proxy() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+__device__ __forceinline__ void named_barrier(int id, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+__device__ __forceinline__ float reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+__device__ __forceinline__ float4 load_l2(const float4* pointer) {
+  float4 v;
+  asm volatile("ld.global.cg.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "l"(pointer));
+  return v;
+}
+
+__device__ __forceinline__ float load_l2(const float* pointer) {
+  float v;
+  asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(v) : "l"(pointer));
+  return v;
+}
+
+// ---- The plan ----------------------------------------------------------------------------------
+//
+// The tokens of all sequences, in units of 32 and with one more for each sequence, are laid end to
+// end and cut into `parts` equal shares. Every warp works the cuts out for itself from the lengths,
+// so one captured graph serves every length. A sequence that a cut runs through is merged at the
+// end. In invariant mode a sequence is cut into pieces by its own length alone, and the pieces are
+// dealt out; every piece is merged, also where one block has them all.
+
+struct Piece {
+  int sequence;
+  int length;        // of the whole sequence, in tokens
+  int begin, end;    // tokens of this piece
+  int slot;          // where its partial result goes
+  int splits;        // pieces of the sequence; 1: nothing to merge
+  int slot_first;    // slot of split 0
+  int slot_second;   // slot of split 1; split j > 0 stands at slot_second + (j - 1) * slot_step
+  int slot_step;
+  int sharers;       // blocks that merge the sequence
+  int rank;          // this block among them
+  bool closes;       // this block's last piece of the sequence
+};
+
+struct Plan {
+  const int* lengths;
+  int batch, part, share, position, end, lane;
+  bool invariant;
+  // The 32 sequences at hand: each lane holds one.
+  int base, length, units, weight, start;
+
+  __device__ __forceinline__ int chunk_units(int units) const {
+    int even = (units + MAX_CHUNKS - 1) / MAX_CHUNKS;
+    return even > MIN_CHUNK_UNITS ? even : MIN_CHUNK_UNITS;
+  }
+
+  __device__ __forceinline__ void look(int first, int start_of_first) {
+    base = first;
+    int at = first + lane;
+    length = at < batch ? max(__ldg(lengths + at), 0) : 0;
+    units = (length + UNIT - 1) / UNIT;
+    int chunk = chunk_units(units);
+    weight = invariant ? max((units + chunk - 1) / chunk, 1) : units + SEQUENCE_COST;
+    if (at >= batch) weight = 0;
+    int sum = weight;
+#pragma unroll
+    for (int step = 1; step < 32; step *= 2) {
+      int other = __shfl_up_sync(FULL_WARP, sum, step);
+      if (lane >= step) sum += other;
+    }
+    start = start_of_first + sum - weight;
+  }
+
+  __device__ __forceinline__ Plan(const Params& p, int part_) {
+    lengths = p.lengths;
+    batch = p.batch;
+    part = part_;
+    invariant = p.invariant;
+    lane = threadIdx.x & 31;
+    int total = 0;
+    for (int first = 0; first < batch; first += 32) {
+      look(first, total);
+      total = __shfl_sync(FULL_WARP, start + weight, 31);
+    }
+    share = max((total + p.parts - 1) / p.parts, invariant ? 1 : p.min_units);
+    position = min(part * share, total);
+    end = min(position + share, total);
+    if (base != 0) look(0, 0);
+  }
+
+  // Fills in the next piece of this part; false when there is none left.
+  __device__ __forceinline__ bool next(Piece& piece) {
+    while (position < end) {
+      u32 here = __ballot_sync(FULL_WARP, position >= start && position < start + weight);
+      if (here == 0) {
+        look(base + 32, __shfl_sync(FULL_WARP, start + weight, 31));
+        continue;
+      }
+      int owner = __ffs(here) - 1;
+      int from = __shfl_sync(FULL_WARP, start, owner);
+      int count = __shfl_sync(FULL_WARP, units, owner);
+      int span = __shfl_sync(FULL_WARP, weight, owner);
+      piece.sequence = base + owner;
+      piece.length = __shfl_sync(FULL_WARP, length, owner);
+      if (invariant) {
+        take_chunk(piece, from, count, span);
+        return true;
+      }
+      if (take_share(piece, from, count, span)) return true;
+    }
+    return false;
+  }
+
+  __device__ __forceinline__ void take_chunk(Piece& piece, int from, int count, int span) {
+    int at = position - from, chunk = chunk_units(count);
+    position += 1;
+    piece.begin = at * chunk * UNIT;
+    piece.end = min(piece.begin + chunk * UNIT, piece.length);
+    piece.splits = span;
+    piece.slot_first = piece.sequence * MAX_CHUNKS;
+    piece.slot_second = piece.slot_first + 1;
+    piece.slot_step = 1;
+    piece.slot = piece.slot_first + at;
+    int first_part = from / share;
+    piece.sharers = (from + span - 1) / share - first_part + 1;
+    piece.rank = part - first_part;
+    piece.closes = at == span - 1 || position == end;
+  }
+
+  __device__ __forceinline__ bool take_share(Piece& piece, int from, int count, int span) {
+    int low = position - from, high = min(end - from, span);
+    position = from + high;
+    if (low >= count && low > 0) return false;  // only what the sequence's end is worth
+    piece.begin = low * UNIT;
+    piece.end = min(high * UNIT, piece.length);
+    int first_part = from / share;
+    piece.splits = (from + max(count, 1) - 1) / share - first_part + 1;
+    piece.sharers = piece.splits;
+    piece.rank = part - first_part;
+    piece.slot_first = 2 * first_part + 1;
+    piece.slot_second = 2 * (first_part + 1);
+    piece.slot_step = 2;
+    piece.slot = piece.rank == 0 ? piece.slot_first : 2 * part;
+    piece.closes = true;
+    return true;
+  }
+};
+
+// ---- The merge ---------------------------------------------------------------------------------
+
+struct Merge {  // what a block still has to merge once the others have arrived
+  Piece piece;
+  u32 generation;
+};
+
+// Tell the other sharers that this block's pieces of the sequence are written. One thread calls it,
+// after a barrier among the writers: the release covers what that barrier ordered before it. The
+// counter wraps to zero by itself and the generation only grows, so neither is ever reset, and a
+// replayed graph finds them as it needs them.
+__device__ __forceinline__ void merge_arrive(u32* counter, u32 sharers, u32 generation) {
+  u32 before;
+  asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;"
+               : "=r"(before) : "l"(counter), "r"(sharers - 1) : "memory");
+  if (before == sharers - 1)
+    asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(counter + 1), "r"(generation + 1) : "memory");
+}
+
+// The generation before this block's own arrival: it cannot change until then.
+__device__ __forceinline__ u32 merge_generation(const u32* counter) {
+  u32 generation;
+  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(generation) : "l"(counter + 1) : "memory");
+  return generation;
+}
+
+__device__ __forceinline__ void merge_wait(const u32* counter, u32 generation) {
+  u32 now;
+  do {
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(counter + 1) : "memory");
+  } while (now == generation);
+}
+
+// Join what the lanes of one group hold, and write it.
+__device__ __forceinline__ void merge_lanes(const Params& p, const Piece& piece, int first_row,
+                                            int group, bool writes, int lanes, float top, float sum,
+                                            float4 value) {
+  float high = top;
+  for (int step = 1; step < lanes; step *= 2)
+    high = fmaxf(high, __shfl_xor_sync(FULL_WARP, high, step));
+  const float keep = exp2_fast(top - (high == NEG_INF ? 0.f : high));
+  value.x *= keep, value.y *= keep, value.z *= keep, value.w *= keep, sum *= keep;
+  for (int step = 1; step < lanes; step *= 2) {
+    value.x += __shfl_xor_sync(FULL_WARP, value.x, step);
+    value.y += __shfl_xor_sync(FULL_WARP, value.y, step);
+    value.z += __shfl_xor_sync(FULL_WARP, value.z, step);
+    value.w += __shfl_xor_sync(FULL_WARP, value.w, step);
+    sum += __shfl_xor_sync(FULL_WARP, sum, step);
+  }
+  if (!writes) return;
+  const float inverse = sum == 0.f ? 0.f : reciprocal(sum);
+  const int row = group / (LATENT / 4), column = group % (LATENT / 4) * 4;
+  const i64 at = (i64)piece.sequence * p.query_tokens * p.heads + first_row + row;
+  *(uint2*)(p.out + at * LATENT + column) =
+      make_uint2(pack_bf16(value.x * inverse, value.y * inverse),
+                 pack_bf16(value.z * inverse, value.w * inverse));
+  if (column == 0)
+    p.lse[at] = sum == 0.f ? NEG_INF : (high + log2_fast(sum)) * 0.69314718055994531f;
+}
+
+// This block's slice of a merged sequence: groups of four values, each shared by `lanes` neighbouring
+// threads that take every lanes-th split. A thread asks for AT_ONCE groups times SPLITS splits before
+// it uses the first, for what counts here is latency. The order of each sum depends on the number of
+// splits alone.
+template <int ROWS, int THREADS, int AT_ONCE, int SPLITS>
+__device__ __forceinline__ void merge_groups(const Params& p, const Piece& piece, int row_block,
+                                             int thread, int lanes) {
+  const int rows = min(p.query_tokens * p.heads - row_block * ROWS, ROWS);
+  const int groups = rows * (LATENT / 4);
+  const int each = (groups + piece.sharers - 1) / piece.sharers;
+  const int lane = thread & (lanes - 1), stride = THREADS / lanes;
+  const int last = min((piece.rank + 1) * each, groups);
+  const i64 slots = (i64)row_block * (p.invariant ? p.batch * MAX_CHUNKS : 2 * p.parts);
+  // Whole warps stay together for the shuffles: the loop bound is the same for all their lanes.
+  for (int base = piece.rank * each; base < last; base += stride * AT_ONCE) {
+    float top[AT_ONCE], sum[AT_ONCE];
+    float4 value[AT_ONCE];
+#pragma unroll
+    for (int a = 0; a < AT_ONCE; ++a)
+      top[a] = NEG_INF, sum[a] = 0.f, value[a] = make_float4(0.f, 0.f, 0.f, 0.f);
+    for (int j = lane; j < piece.splits; j += SPLITS * lanes) {
+      float weight[AT_ONCE][SPLITS];
+      float4 part[AT_ONCE][SPLITS];
+#pragma unroll
+      for (int u = 0; u < SPLITS; ++u) {
+        const int split = j + u * lanes;
+        const i64 slot = slots + (split == 0 ? piece.slot_first
+                                             : piece.slot_second + (i64)(split - 1) * piece.slot_step);
+#pragma unroll
+        for (int a = 0; a < AT_ONCE; ++a) {
+          const int group = base + a * stride + thread / lanes;
+          const bool there = group < last && split < piece.splits;
+          const i64 row = slot * ROWS + group / (LATENT / 4);
+          weight[a][u] = there ? load_l2(p.partial_lse + row) : NEG_INF;
+          part[a][u] = there ? load_l2((const float4*)(p.partial_out + row * LATENT) + group % (LATENT / 4))
+                             : make_float4(0.f, 0.f, 0.f, 0.f);
+        }
+      }
+#pragma unroll
+      for (int a = 0; a < AT_ONCE; ++a) {
+        float high = top[a];
+#pragma unroll
+        for (int u = 0; u < SPLITS; ++u) high = fmaxf(high, weight[a][u]);
+        const float safe = high == NEG_INF ? 0.f : high;
+        const float keep = exp2_fast(top[a] - safe);
+        float4& v = value[a];
+        v.x *= keep, v.y *= keep, v.z *= keep, v.w *= keep, sum[a] *= keep;
+#pragma unroll
+        for (int u = 0; u < SPLITS; ++u) {
+          const float w = exp2_fast(weight[a][u] - safe);
+          sum[a] += w;
+          v.x += w * part[a][u].x, v.y += w * part[a][u].y;
+          v.z += w * part[a][u].z, v.w += w * part[a][u].w;
+        }
+        top[a] = high;
+      }
+    }
+#pragma unroll
+    for (int a = 0; a < AT_ONCE; ++a) {
+      const int group = base + a * stride + thread / lanes;
+      merge_lanes(p, piece, row_block * ROWS, group, group < last && lane == 0, lanes, top[a], sum[a],
+                  value[a]);
+    }
+  }
+}
+
+template <int ROWS, int THREADS>
+__device__ __forceinline__ void merge_slice(const Params& p, const Piece& piece, int row_block,
+                                            int thread) {
+  if (piece.splits <= 2) return merge_groups<ROWS, THREADS, 4, 2>(p, piece, row_block, thread, 1);
+  if (piece.splits <= 4) return merge_groups<ROWS, THREADS, 2, 4>(p, piece, row_block, thread, 1);
+  int lanes = 1;
+  while (lanes * 8 < piece.splits && lanes < 16) lanes *= 2;
+  merge_groups<ROWS, THREADS, 1, 8>(p, piece, row_block, thread, lanes);
+}
+
+// Arrive at, and later finish, the merges of one block; THREADS threads call both together.
+// `waiting` stands in shared memory: the first and the last sequence of a share are the only ones
+// that others share.
+template <int ROWS, int THREADS>
+struct Merger {
+  const Params& p;
+  int row_block, thread, barrier_id;
+  Merge* waiting;
+  int count;
+
+  __device__ __forceinline__ Merger(const Params& p_, int row_block_, int thread_, int barrier_id_,
+                                    Merge* waiting_)
+      : p(p_), row_block(row_block_), thread(thread_), barrier_id(barrier_id_), waiting(waiting_),
+        count(0) {}
+
+  __device__ __forceinline__ u32* counter(const Piece& piece) const {
+    return p.counters + 2 * ((i64)row_block * p.batch + piece.sequence);
+  }
+
+  // After the last piece of a cut sequence that this block has.
+  __device__ __forceinline__ void arrive(const Piece& piece) {
+    const bool alone = piece.sharers == 1;
+    u32 generation = 0;
+    if (thread == 0 && !alone) generation = merge_generation(counter(piece));
+    if (alone) __threadfence();
+    named_barrier(barrier_id, THREADS);
+    if (thread == 0 && !alone) {
+      merge_arrive(counter(piece), piece.sharers, generation);
+      waiting[count].piece = piece;
+      waiting[count].generation = generation;
+    }
+    if (alone) merge_slice<ROWS, THREADS>(p, piece, row_block, thread);
+    else ++count;
+  }
+
+  __device__ __forceinline__ void finish() {
+    for (int i = 0; i < count; ++i) {
+      if (thread == 0) merge_wait(counter(waiting[i].piece), waiting[i].generation);
+      named_barrier(barrier_id, THREADS);
+      merge_slice<ROWS, THREADS>(p, waiting[i].piece, row_block, thread);
+    }
+  }
+};
