@@ -314,7 +314,12 @@ __device__ __forceinline__ void merge_wait(const u32* counter, u32 generation) {
   } while (now == generation);
 }
 
+// How a kernel lays out a partial result: ROWS * 128 groups of four values, each group of one row.
+// `row(group)` names the row; `write(group, out, values)` puts the four, as bf16, where they belong
+// in that row of the output.
+
 // Join what the lanes of one group hold, and write it.
+template <class Layout>
 __device__ __forceinline__ void merge_lanes(const Params& p, const Piece& piece, int first_row,
                                             int group, bool writes, int lanes, float top, float sum,
                                             float4 value) {
@@ -330,32 +335,32 @@ __device__ __forceinline__ void merge_lanes(const Params& p, const Piece& piece,
     value.w += __shfl_xor_sync(FULL_WARP, value.w, step);
     sum += __shfl_xor_sync(FULL_WARP, sum, step);
   }
-  if (!writes) return;
+  const int row = first_row + Layout::row(group);
+  if (!writes || row >= p.query_tokens * p.heads) return;
   const float inverse = sum == 0.f ? 0.f : reciprocal(sum);
-  const int row = group / (LATENT / 4), column = group % (LATENT / 4) * 4;
-  const i64 at = (i64)piece.sequence * p.query_tokens * p.heads + first_row + row;
-  *(uint2*)(p.out + at * LATENT + column) =
-      make_uint2(pack_bf16(value.x * inverse, value.y * inverse),
-                 pack_bf16(value.z * inverse, value.w * inverse));
-  if (column == 0)
+  const i64 at = (i64)piece.sequence * p.query_tokens * p.heads + row;
+  value.x *= inverse, value.y *= inverse, value.z *= inverse, value.w *= inverse;
+  Layout::write(group, p.out + at * LATENT, value);
+  if (Layout::first_of_row(group))
     p.lse[at] = sum == 0.f ? NEG_INF : (high + log2_fast(sum)) * 0.69314718055994531f;
 }
 
 // This block's slice of a merged sequence: groups of four values, each shared by `lanes` neighbouring
 // threads that take every lanes-th split. A thread asks for AT_ONCE groups times SPLITS splits before
-// it uses the first, for what counts here is latency. The order of each sum depends on the number of
-// splits alone.
-template <int ROWS, int THREADS, int AT_ONCE, int SPLITS>
+// it uses the first, for what counts here is latency; what lies beyond the end is asked for again
+// rather than not at all, since a branch would make each load wait for the one before. The order of
+// each sum depends on the number of splits alone.
+template <class Layout, int ROWS, int THREADS, int AT_ONCE, int SPLITS>
 __device__ __forceinline__ void merge_groups(const Params& p, const Piece& piece, int row_block,
                                              int thread, int lanes) {
-  const int rows = min(p.query_tokens * p.heads - row_block * ROWS, ROWS);
-  const int groups = rows * (LATENT / 4);
-  const int each = (groups + piece.sharers - 1) / piece.sharers;
+  constexpr int GROUPS = ROWS * (LATENT / 4);
+  const int each = (GROUPS + piece.sharers - 1) / piece.sharers;
   const int lane = thread & (lanes - 1), stride = THREADS / lanes;
-  const int last = min((piece.rank + 1) * each, groups);
-  const i64 slots = (i64)row_block * (p.invariant ? p.batch * MAX_CHUNKS : 2 * p.parts);
+  const int last = min((piece.rank + 1) * each, GROUPS);
+  const int slots = row_block * (p.invariant ? p.batch * MAX_CHUNKS : 2 * p.parts);
   // Whole warps stay together for the shuffles: the loop bound is the same for all their lanes.
-  for (int base = piece.rank * each; base < last; base += stride * AT_ONCE) {
+  for (int base = piece.rank * each + thread / lanes; base - thread / lanes < last;
+       base += stride * AT_ONCE) {
     float top[AT_ONCE], sum[AT_ONCE];
     float4 value[AT_ONCE];
 #pragma unroll
@@ -366,24 +371,24 @@ __device__ __forceinline__ void merge_groups(const Params& p, const Piece& piece
       float4 part[AT_ONCE][SPLITS];
 #pragma unroll
       for (int u = 0; u < SPLITS; ++u) {
-        const int split = j + u * lanes;
-        const i64 slot = slots + (split == 0 ? piece.slot_first
-                                             : piece.slot_second + (i64)(split - 1) * piece.slot_step);
+        const int split = min(j + u * lanes, piece.splits - 1);
+        const u32 slot = slots + (split == 0 ? piece.slot_first
+                                             : piece.slot_second + (split - 1) * piece.slot_step);
 #pragma unroll
         for (int a = 0; a < AT_ONCE; ++a) {
-          const int group = base + a * stride + thread / lanes;
-          const bool there = group < last && split < piece.splits;
-          const i64 row = slot * ROWS + group / (LATENT / 4);
-          weight[a][u] = there ? load_l2(p.partial_lse + row) : NEG_INF;
-          part[a][u] = there ? load_l2((const float4*)(p.partial_out + row * LATENT) + group % (LATENT / 4))
-                             : make_float4(0.f, 0.f, 0.f, 0.f);
+          const u32 group = min(base + a * stride, GROUPS - 1);
+          weight[a][u] = load_l2(p.partial_lse + (slot * ROWS + Layout::row(group)));
+          part[a][u] = load_l2((const float4*)p.partial_out + ((u64)slot * GROUPS + group));
         }
       }
 #pragma unroll
       for (int a = 0; a < AT_ONCE; ++a) {
         float high = top[a];
 #pragma unroll
-        for (int u = 0; u < SPLITS; ++u) high = fmaxf(high, weight[a][u]);
+        for (int u = 0; u < SPLITS; ++u) {
+          if (j + u * lanes >= piece.splits) weight[a][u] = NEG_INF;
+          high = fmaxf(high, weight[a][u]);
+        }
         const float safe = high == NEG_INF ? 0.f : high;
         const float keep = exp2_fast(top[a] - safe);
         float4& v = value[a];
@@ -400,27 +405,27 @@ __device__ __forceinline__ void merge_groups(const Params& p, const Piece& piece
     }
 #pragma unroll
     for (int a = 0; a < AT_ONCE; ++a) {
-      const int group = base + a * stride + thread / lanes;
-      merge_lanes(p, piece, row_block * ROWS, group, group < last && lane == 0, lanes, top[a], sum[a],
-                  value[a]);
+      const int group = base + a * stride;
+      merge_lanes<Layout>(p, piece, row_block * ROWS, group, group < last && lane == 0, lanes, top[a],
+                          sum[a], value[a]);
     }
   }
 }
 
-template <int ROWS, int THREADS>
-__device__ __forceinline__ void merge_slice(const Params& p, const Piece& piece, int row_block,
-                                            int thread) {
-  if (piece.splits <= 2) return merge_groups<ROWS, THREADS, 4, 2>(p, piece, row_block, thread, 1);
-  if (piece.splits <= 4) return merge_groups<ROWS, THREADS, 2, 4>(p, piece, row_block, thread, 1);
+template <class Layout, int ROWS, int THREADS>
+__device__ __noinline__ void merge_slice(const Params& p, const Piece& piece, int row_block,
+                                         int thread) {
+  if (piece.splits <= 2)
+    return merge_groups<Layout, ROWS, THREADS, 2, 2>(p, piece, row_block, thread, 1);
   int lanes = 1;
-  while (lanes * 8 < piece.splits && lanes < 16) lanes *= 2;
-  merge_groups<ROWS, THREADS, 1, 8>(p, piece, row_block, thread, lanes);
+  while (lanes * 4 < piece.splits && lanes < 32) lanes *= 2;
+  merge_groups<Layout, ROWS, THREADS, 1, 4>(p, piece, row_block, thread, lanes);
 }
 
 // Arrive at, and later finish, the merges of one block; THREADS threads call both together.
-// `waiting` stands in shared memory: the first and the last sequence of a share are the only ones
-// that others share.
-template <int ROWS, int THREADS>
+// `waiting` stands in shared memory and has room for two, and one at hand: the first and the last
+// sequence of a share are the only ones that others share.
+template <class Layout, int ROWS, int THREADS>
 struct Merger {
   const Params& p;
   int row_block, thread, barrier_id;
@@ -439,24 +444,25 @@ struct Merger {
   // After the last piece of a cut sequence that this block has.
   __device__ __forceinline__ void arrive(const Piece& piece) {
     const bool alone = piece.sharers == 1;
-    u32 generation = 0;
-    if (thread == 0 && !alone) generation = merge_generation(counter(piece));
+    if (thread == 0) {
+      waiting[count].piece = piece;
+      if (!alone) waiting[count].generation = merge_generation(counter(piece));
+    }
     if (alone) __threadfence();
     named_barrier(barrier_id, THREADS);
-    if (thread == 0 && !alone) {
-      merge_arrive(counter(piece), piece.sharers, generation);
-      waiting[count].piece = piece;
-      waiting[count].generation = generation;
+    if (alone) {
+      merge_slice<Layout, ROWS, THREADS>(p, waiting[count].piece, row_block, thread);
+      return;
     }
-    if (alone) merge_slice<ROWS, THREADS>(p, piece, row_block, thread);
-    else ++count;
+    if (thread == 0) merge_arrive(counter(piece), piece.sharers, waiting[count].generation);
+    ++count;
   }
 
   __device__ __forceinline__ void finish() {
     for (int i = 0; i < count; ++i) {
       if (thread == 0) merge_wait(counter(waiting[i].piece), waiting[i].generation);
       named_barrier(barrier_id, THREADS);
-      merge_slice<ROWS, THREADS>(p, waiting[i].piece, row_block, thread);
+      merge_slice<Layout, ROWS, THREADS>(p, waiting[i].piece, row_block, thread);
     }
   }
 };

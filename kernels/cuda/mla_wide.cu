@@ -27,7 +27,8 @@
 //
 // Macros (all optional)
 //   KIND        0 bf16 cache
-//   CLUSTER     2 (an even number of row blocks; launch with cluster 2,1,1) or 1
+//   CLUSTER     2 (an even number of row blocks) or 1; the launch names it too:
+// cluster: 2
 //   BOX_TOKENS  64, 32 or 16: tokens in a TMA box, the largest that divides the block size
 //   UNIT_TOKENS (common.cuh) is best 64 here: tiles start at multiples of 64 tokens, so a cut at an
 //               odd multiple of 32 costs both sides half a tile; it stays correct.
@@ -72,7 +73,7 @@ struct Small {
   float inverse[PIECE_DEPTH][ROWS];  // one over the row's sum
   float lse[PIECE_DEPTH][ROWS];      // base 2
   Piece piece[PIECE_DEPTH];          // sequence < 0: no more work
-  Merge waiting[2];                  // sequences that wait for other blocks
+  Merge waiting[3];                  // sequences that wait for other blocks, and one at hand
   u64 left_full[LEFT_DEPTH], left_empty[LEFT_DEPTH];
   u64 right_full[RIGHT_DEPTH], right_empty[RIGHT_DEPTH];
   u64 rope_full[ROPE_DEPTH], rope_empty[ROPE_DEPTH];
@@ -91,7 +92,7 @@ enum { BARRIER_MERGE = 1, BARRIER_SCORES, BARRIER_LEFT, BARRIER_RIGHT };
 // K-major and V operands alike: 128-byte swizzle, 1024 bytes from 8 rows to the next 8 (stride).
 // `leading` counts only for V, whose columns are contiguous: bytes from 64 columns to the next 64.
 __device__ __forceinline__ u64 descriptor(u32 address, u32 leading) {
-  return (u64)(address >> 4) | (u64)(leading >> 4) << 16 | (u64)(1024 >> 4) << 32 | (u64)1 << 62;
+  return (u64)((address & 0x3ffff) >> 4) | (u64)(leading >> 4) << 16 | (u64)(1024 >> 4) << 32 | (u64)1 << 62;
 }
 
 #define F4(a, i) "+f"(a[i]), "+f"(a[i + 1]), "+f"(a[i + 2]), "+f"(a[i + 3])
@@ -612,6 +613,15 @@ __device__ __forceinline__ void store_piece(const Block& b, const Output& o, u32
   }
 }
 
+// Partial results lie row by row.
+struct RowMajor {
+  static __device__ __forceinline__ int row(int group) { return group / (LATENT / 4); }
+  static __device__ __forceinline__ bool first_of_row(int group) { return group % (LATENT / 4) == 0; }
+  static __device__ __forceinline__ void write(int group, u16* out, const float4& v) {
+    *(uint2*)(out + group % (LATENT / 4) * 4) = make_uint2(pack_bf16(v.x, v.y), pack_bf16(v.z, v.w));
+  }
+};
+
 template <int SIDE, int DEPTH>
 __device__ __forceinline__ void value_pieces(const Block& b, int halves, const u64* full, const u64* empty) {
   int thread = threadIdx.x & 127, warp = thread / 32;
@@ -619,7 +629,7 @@ __device__ __forceinline__ void value_pieces(const Block& b, int halves, const u
   Ring<DEPTH> ring;
   Ring<PROB_DEPTH> prob;
   Ring<PIECE_DEPTH> pieces;
-  Merger<ROWS, 256> merger(b.p, b.row_block, (int)threadIdx.x - 256, BARRIER_MERGE, b.small.waiting);
+  Merger<RowMajor, ROWS, 256> merger(b.p, b.row_block, (int)threadIdx.x - 256, BARRIER_MERGE, b.small.waiting);
   while (true) {
     u32 slot = pieces.slot;
     barrier_wait(b.at(b.small.piece_full[slot]), pieces.phase);
@@ -691,7 +701,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
   Small& small = *(Small*)(shared + SMALL_AT);
   u32 base = smem_address(shared);
   if (base & 1023) __trap();  // the swizzles count on it
-  if (threadIdx.x == 0) init_barriers(small);
+  if (threadIdx.x == 0) {
+    tma_prefetch(&latent_map);
+    init_barriers(small);
+  }
   Block b{p, small, base, cluster_rank(), (int)blockIdx.x, (int)threadIdx.x & 31};
   everybody();
   int warp = __shfl_sync(FULL_WARP, threadIdx.x / 32, 0);
