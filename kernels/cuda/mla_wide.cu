@@ -42,6 +42,9 @@
 #ifndef KIND
 #define KIND 0
 #endif
+#ifndef QFP8
+#define QFP8 0
+#endif
 #ifndef CLUSTER
 #define CLUSTER 2
 #endif
@@ -49,24 +52,41 @@
 #define BOX_TOKENS 64
 #endif
 
+constexpr bool FP8 = KIND != 0;
+constexpr bool NATIVE = KIND == 1 && QFP8;    // e4m3 scores on the tile as it lies in the cache
+constexpr bool ROPE_CONVERTED = KIND == 1 && !QFP8;
+
 constexpr int ROWS = 64;
 constexpr int TILE = 64;                   // tokens
 constexpr int CHUNK = 64 * 128;            // bytes of 64 rows of one 128-byte group
-constexpr int HALF = 4 * CHUNK;            // bytes of 256 latent columns of a tile
-constexpr int LEFT_DEPTH = 3, RIGHT_DEPTH = 2, ROPE_DEPTH = 1, PROB_DEPTH = 2, PIECE_DEPTH = 2;
+constexpr int HALF = 4 * CHUNK;            // bytes of 256 latent columns of a tile, as bf16 or f16
+constexpr int LEFT_DEPTH = FP8 ? 2 : 3, RIGHT_DEPTH = NATIVE ? 1 : 2, ROPE_DEPTH = NATIVE ? 2 : 1;
+constexpr int RAW_DEPTH = NATIVE ? 8 : FP8 ? 3 : 0;  // chunks of 128 e4m3 columns
+constexpr int PROB_DEPTH = 2, PIECE_DEPTH = 2;
 constexpr int BOXES = TILE / BOX_TOKENS;   // in a tile, one above the other
 constexpr int GROUP_WARPS = 4;             // warps of a warpgroup
+constexpr int CONVERTERS = 3;              // warps
 constexpr int THREADS = 512;
 constexpr float GROWTH = 8.f;              // base 2: how far a maximum may outgrow its reference
+constexpr int QUERY_BYTES = QFP8 ? 1 : 2;  // of an element in global memory
+constexpr int KEPT_STEPS = NATIVE ? 8 : 16;  // k-steps of Q in registers: latent columns 0 to 255
 
 // Shared memory, in bytes. Everything that wgmma or TMA touches lies on its 1024-byte atoms.
+constexpr int ROPE_BYTES = NATIVE ? 64 * 64 : CHUNK;
 constexpr int LEFT_AT = 0;
 constexpr int RIGHT_AT = LEFT_AT + LEFT_DEPTH * HALF;
-constexpr int ROPE_AT = RIGHT_AT + RIGHT_DEPTH * HALF;
-constexpr int PROB_AT = ROPE_AT + ROPE_DEPTH * CHUNK;
+constexpr int RAW_AT = RIGHT_AT + RIGHT_DEPTH * HALF;
+constexpr int RAW_ROPE_AT = RAW_AT + RAW_DEPTH * CHUNK;
+constexpr int SCALE_AT = RAW_ROPE_AT + (ROPE_CONVERTED ? 64 * 64 : 0);
+constexpr int ROPE_AT = SCALE_AT + (KIND == 2 ? 2 * 64 * 16 : 0);
+constexpr int PROB_AT = ROPE_AT + ROPE_DEPTH * ROPE_BYTES;
 constexpr int QUERY_AT = PROB_AT + PROB_DEPTH * CHUNK;  // latent columns 256 to 511, then rope
-constexpr int SMALL_AT = QUERY_AT + 5 * CHUNK;
-constexpr int SMEM_BYTES = SMALL_AT + 2048;
+constexpr int QUERY_ROPE_AT = QUERY_AT + (NATIVE ? 2 : 4) * CHUNK;
+constexpr int SMALL_AT = QUERY_ROPE_AT + ROPE_BYTES;
+constexpr int SMEM_BYTES = SMALL_AT + (FP8 ? 2560 : 2048);
+
+// Registers of a thread of each role; they sum to 512.
+constexpr int LOAD_REGISTERS = FP8 ? 40 : 24, SCORE_REGISTERS = FP8 ? 152 : 168, VALUE_REGISTERS = 160;
 
 struct Small {
   float alpha[PROB_DEPTH][ROWS];     // what O is multiplied by before the tile's values
@@ -77,10 +97,16 @@ struct Small {
   u64 left_full[LEFT_DEPTH], left_empty[LEFT_DEPTH];
   u64 right_full[RIGHT_DEPTH], right_empty[RIGHT_DEPTH];
   u64 rope_full[ROPE_DEPTH], rope_empty[ROPE_DEPTH];
+#if KIND != 0
+  u64 raw_full[RAW_DEPTH], raw_empty[RAW_DEPTH];
+  u64 raw_rope_full[1], raw_rope_empty[1];
+  u64 scale_full[2], scale_empty[2];
+  float up[ROWS];  // the power of two that a query row was multiplied by to fill f16's range
+#endif
   u64 prob_full[PROB_DEPTH], prob_empty[PROB_DEPTH];
   u64 piece_full[PIECE_DEPTH], piece_empty[PIECE_DEPTH], stats_full[PIECE_DEPTH];
 };
-static_assert(sizeof(Small) <= 2048, "the small things outgrew their room");
+static_assert(sizeof(Small) <= SMEM_BYTES - SMALL_AT, "the small things outgrew their room");
 static_assert(SMEM_BYTES <= 232448, "more shared memory than a Hopper block can have");
 
 extern "C" __device__ const int mla_wide_smem = SMEM_BYTES;
@@ -93,6 +119,11 @@ enum { BARRIER_MERGE = 1, BARRIER_SCORES, BARRIER_LEFT, BARRIER_RIGHT };
 // `leading` counts only for V, whose columns are contiguous: bytes from 64 columns to the next 64.
 __device__ __forceinline__ u64 descriptor(u32 address, u32 leading) {
   return (u64)((address & 0x3ffff) >> 4) | (u64)(leading >> 4) << 16 | (u64)(1024 >> 4) << 32 | (u64)1 << 62;
+}
+
+// K-major rows of 64 bytes: 64-byte swizzle, 512 bytes from 8 rows to the next 8.
+__device__ __forceinline__ u64 narrow_descriptor(u32 address) {
+  return (u64)((address & 0x3ffff) >> 4) | (u64)1 << 16 | (u64)(512 >> 4) << 32 | (u64)2 << 62;
 }
 
 #define F4(a, i) "+f"(a[i]), "+f"(a[i + 1]), "+f"(a[i + 2]), "+f"(a[i + 3])
@@ -108,16 +139,37 @@ __device__ __forceinline__ u64 descriptor(u32 address, u32 leading) {
   "%36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, "          \
   "%53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}"
 
-// S (64 x 64) = or += A (64 x 16, registers) B^T, B 64 tokens x 16 columns in shared memory.
+#if KIND == 0
+#define SCORE_TYPES "m64n64k16.f32.bf16.bf16 "
+#define SCORE_MAJOR ", 0"
+#define VALUE_TYPES "m64n128k16.f32.bf16.bf16 "
+#else
+#define SCORE_TYPES "m64n64k16.f32.f16.f16 "
+#define SCORE_MAJOR ", 0"
+#define VALUE_TYPES "m64n128k16.f32.f16.f16 "
+#endif
+#if KIND == 1 && QFP8
+#undef SCORE_TYPES
+#undef SCORE_MAJOR
+#define SCORE_TYPES "m64n64k32.f32.e4m3.e4m3 "
+#define SCORE_MAJOR ""
+#endif
+
+// S (64 x 64) = or += A B^T, a k-step of 32 bytes; A in registers, B (64 tokens) in shared memory.
 __device__ __forceinline__ void wgmma_scores(float (&s)[32], const u32 (&a)[4], u64 b, int add) {
   asm volatile(
       "{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " D32
-      ", {%32, %33, %34, %35}, %36, p, 1, 1, 0;\n}"
+      "wgmma.mma_async.sync.aligned." SCORE_TYPES D32
+      ", {%32, %33, %34, %35}, %36, p, 1, 1" SCORE_MAJOR ";\n}"
       : F32(s) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
 }
 
 __device__ __forceinline__ void wgmma_scores(float (&s)[32], u64 a, u64 b) {
+  asm volatile("wgmma.mma_async.sync.aligned." SCORE_TYPES D32 ", %32, %33, 1, 1, 1" SCORE_MAJOR SCORE_MAJOR ";"
+               : F32(s) : "l"(a), "l"(b));
+}
+
+__device__ __forceinline__ void wgmma_scores_bf16(float (&s)[32], u64 a, u64 b) {
   asm volatile(
       "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 " D32 ", %32, %33, 1, 1, 1, 0, 0;"
       : F32(s) : "l"(a), "l"(b));
@@ -125,9 +177,8 @@ __device__ __forceinline__ void wgmma_scores(float (&s)[32], u64 a, u64 b) {
 
 // O (64 x 128) += P (64 x 16) V (16 tokens x 128 columns), V's columns contiguous.
 __device__ __forceinline__ void wgmma_values(float (&o)[64], u64 p, u64 v) {
-  asm volatile(
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 " D64 ", %64, %65, 1, 1, 1, 0, 1;"
-      : F64(o) : "l"(p), "l"(v));
+  asm volatile("wgmma.mma_async.sync.aligned." VALUE_TYPES D64 ", %64, %65, 1, 1, 1, 0, 1;"
+               : F64(o) : "l"(p), "l"(v));
 }
 
 __device__ __forceinline__ void wgmma_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
@@ -163,17 +214,42 @@ __device__ __forceinline__ void store_matrices(u32 address, u32 a, u32 b, u32 c,
                ::"r"(address), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
 }
 
+__device__ __forceinline__ uint4 load_shared_quad(u32 address) {
+  uint4 v;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(address) : "memory");
+  return v;
+}
+
+__device__ __forceinline__ float load_shared(u32 address) {
+  float v;
+  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(v) : "r"(address) : "memory");
+  return v;
+}
+
 // Volatile, so that the loads stay in groups that the registers can hold.
-__device__ __forceinline__ uint4 load_quad(const u16* from) {
+__device__ __forceinline__ uint4 load_quad(const u8* from) {
   uint4 v;
   asm volatile("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];"
                : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(from));
   return v;
 }
 
-__device__ __forceinline__ u32 load_pair(const u16* from) {
+__device__ __forceinline__ uint2 load_two(const u8* from) {
+  uint2 v;
+  asm volatile("ld.global.nc.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(from));
+  return v;
+}
+
+__device__ __forceinline__ u32 load_word(const u8* from) {
   u32 v;
   asm volatile("ld.global.nc.u32 %0, [%1];" : "=r"(v) : "l"(from));
+  return v;
+}
+
+__device__ __forceinline__ u32 load_half(const u8* from) {
+  u16 v;
+  asm volatile("ld.global.nc.u16 %0, [%1];" : "=h"(v) : "l"(from));
   return v;
 }
 
@@ -246,6 +322,8 @@ struct Block {
 __device__ __forceinline__ int first_tile(const Piece& piece) { return piece.begin / TILE; }
 __device__ __forceinline__ int last_tile(const Piece& piece) { return (piece.end + TILE - 1) / TILE; }
 
+#if KIND == 0
+
 // ---- The loaders -------------------------------------------------------------------------------
 
 __device__ __forceinline__ void hand_out_pieces(const Block& b) {
@@ -298,28 +376,215 @@ __device__ __forceinline__ void load_tiles(const Block& b, const TensorMap* map,
   }
 }
 
+#else
+
+// ---- FP8: one warp loads and plans, three convert ------------------------------------------------
+
+// One slot of a stream: 64 tokens of one group. `turn`: the block of the cluster that loads it.
+template <int DEPTH>
+__device__ __forceinline__ void load_slot(const Block& b, Ring<DEPTH>& ring, const u64 (&full)[DEPTH],
+                                          const u64 (&empty)[DEPTH], int to, int row_bytes,
+                                          const TensorMap* map, int group, u32 turn, int boxes,
+                                          int token, int block) {
+  u32 barrier = b.at(full[ring.slot]);
+  barrier_wait(b.at(empty[ring.slot]), ring.phase ^ 1);
+  if (b.lane == 0) barrier_expect(barrier, boxes * BOX_TOKENS * row_bytes);
+  __syncwarp();
+  if (b.lane < boxes && (CLUSTER == 1 || turn == b.rank))
+    load_box(b.base + to + (ring.slot * TILE + b.lane * BOX_TOKENS) * row_bytes, map, barrier, token,
+             group, block);
+  ring.next();
+}
+
+__device__ __forceinline__ void load_pieces(const Block& b, const TensorMap* latent, const TensorMap* rope,
+                                            const TensorMap* scale) {
+  Plan plan(b.p, blockIdx.y);
+  Ring<PIECE_DEPTH> pieces;
+  Ring<RAW_DEPTH> raws;
+  Ring<ROPE_DEPTH> ropes;
+  Ring<2> scales;
+  while (true) {
+    Piece piece;
+    if (!plan.next(piece)) piece.sequence = -1;
+    barrier_wait(b.at(b.small.piece_empty[pieces.slot]), pieces.phase ^ 1);
+    if (b.lane == 0) b.small.piece[pieces.slot] = piece;
+    warp_arrive(b.at(b.small.piece_full[pieces.slot]), b.lane);
+    pieces.next();
+    if (piece.sequence < 0) return;
+    const int* table = b.p.block_table + piece.sequence * b.p.block_table_stride;
+#pragma unroll 1
+    for (int tile = first_tile(piece); tile < last_tile(piece); ++tile) {
+      int boxes = min((piece.end - tile * TILE + BOX_TOKENS - 1) / BOX_TOKENS, BOXES);
+      int at = tile * TILE + b.lane * BOX_TOKENS;
+      int block = b.lane < boxes ? __ldg(table + at / b.p.block_size) : 0, token = at % b.p.block_size;
+#if KIND == 2
+      load_slot<2>(b, scales, b.small.scale_full, b.small.scale_empty, SCALE_AT, 16, scale, 0, tile & 1,
+                   boxes, token, block);
+#endif
+#pragma unroll 1
+      for (int u = 0; u < 4; ++u)
+        load_slot<RAW_DEPTH>(b, raws, b.small.raw_full, b.small.raw_empty, RAW_AT, 128, latent, u, u & 1,
+                             boxes, token, block);
+#if KIND == 1 && !QFP8
+      load_slot<1>(b, ropes, b.small.raw_rope_full, b.small.raw_rope_empty, RAW_ROPE_AT, 64, rope, 0,
+                   tile & 1, boxes, token, block);
+#else
+      load_slot<ROPE_DEPTH>(b, ropes, b.small.rope_full, b.small.rope_empty, ROPE_AT, ROPE_BYTES / 64,
+                            rope, 0, tile & 1, boxes, token, block);
+#endif
+    }
+  }
+}
+
+// Two f16 times a scale given as two f16, the second what the first lost: one rounding.
+__device__ __forceinline__ u32 scale_f16(u32 x, u32 high, u32 low) {
+  u32 y;
+  asm("{\n.reg .b32 t;\nmul.rn.f16x2 t, %1, %3;\nfma.rn.f16x2 %0, %1, %2, t;\n}"
+      : "=r"(y) : "r"(x), "r"(high), "r"(low));
+  return y;
+}
+
+__device__ __forceinline__ void split_scale(float scale, u32& high, u32& low) {
+  float kept;
+  high = pack_f16(scale, scale);
+  asm("{\n.reg .b16 l, h;\nmov.b32 {l, h}, %1;\ncvt.f32.f16 %0, l;\n}" : "=f"(kept) : "r"(high));
+  low = pack_f16(scale - kept, scale - kept);
+}
+
+// Sixteen e4m3 bytes as sixteen f16 (scaled, for KIND 2), in two 16-byte parts of a swizzled row of
+// 128 bytes. Threads of the second 64 columns store the odd part first: eight neighbours then fill
+// eight different 16-byte banks.
+__device__ __forceinline__ void convert_unit(uint4 raw, u32 to, int row, int part, bool odd_first,
+                                             u32 high, u32 low) {
+  u32 h[8];
+  e4m3x4_to_f16x4(raw.x, h[0], h[1]);
+  e4m3x4_to_f16x4(raw.y, h[2], h[3]);
+  e4m3x4_to_f16x4(raw.z, h[4], h[5]);
+  e4m3x4_to_f16x4(raw.w, h[6], h[7]);
+  if constexpr (KIND == 2) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) h[i] = scale_f16(h[i], high, low);
+  }
+  uint4 even = make_uint4(h[0], h[1], h[2], h[3]), odd = make_uint4(h[4], h[5], h[6], h[7]);
+  u32 first = to + (((2 * part + odd_first) ^ (row & 7)) << 4);
+  store_quad(first, odd_first ? odd : even);
+  store_quad(first ^ 16, odd_first ? even : odd);
+}
+
+// A chunk of 64 tokens x 128 columns becomes two of 64 x 64. A warp has every third group of four
+// rows: the converters stay together, so each of them sees every phase of every barrier.
+__device__ __forceinline__ void convert_chunk(const Block& b, int warp, u32 from, u32 to, u32 scales) {
+  int part = b.lane & 7;
+#pragma unroll 1
+  for (int i = warp; i < 16; i += 3 * CONVERTERS) {
+    uint4 raw[3];
+#pragma unroll
+    for (int j = 0; j < 3; ++j) {
+      int row = min(i + j * CONVERTERS, 15) * 4 + b.lane / 8;
+      raw[j] = load_shared_quad(from + row * 128 + ((part ^ (row & 7)) << 4));
+    }
+#pragma unroll
+    for (int j = 0; j < 3; ++j) {
+      int row = (i + j * CONVERTERS) * 4 + b.lane / 8;
+      if (row >= TILE) break;
+      u32 high = 0, low = 0;
+      if constexpr (KIND == 2) split_scale(load_shared(scales + row * 16), high, low);
+      convert_unit(raw[j], to + part / 4 * CHUNK + row * 128, row, part % 4, part / 4, high, low);
+    }
+  }
+}
+
+// The rope part of KIND 1: rows of 64 bytes (64-byte swizzle) to rows of 128.
+__device__ __forceinline__ void convert_rope(const Block& b, int warp, u32 from, u32 to) {
+  int part = b.lane & 3;
+#pragma unroll 1
+  for (int i = warp; i < 8; i += CONVERTERS) {
+    int row = i * 8 + b.lane / 4;
+    uint4 raw = load_shared_quad(from + row * 64 + ((part ^ (row >> 1 & 3)) << 4));
+    convert_unit(raw, to + row * 128, row, part, row & 1, 0, 0);
+  }
+}
+
+__device__ __forceinline__ void convert_pieces(const Block& b, int warp) {
+  Ring<PIECE_DEPTH> pieces;
+  Ring<RAW_DEPTH> raws;
+  Ring<LEFT_DEPTH> left;
+  Ring<RIGHT_DEPTH> right;
+  Ring<1> rope;
+  Ring<2> scales;
+  while (true) {
+    barrier_wait(b.at(b.small.piece_full[pieces.slot]), pieces.phase);
+    const Piece& piece = b.small.piece[pieces.slot];
+    int sequence = piece.sequence, tiles = last_tile(piece) - first_tile(piece);
+    warp_arrive(b.at(b.small.piece_empty[pieces.slot]), b.lane);
+    pieces.next();
+    if (sequence < 0) return;
+#pragma unroll 1
+    for (; tiles > 0; --tiles) {
+      if (KIND == 2) barrier_wait(b.at(b.small.scale_full[scales.slot]), scales.phase);
+#pragma unroll 1
+      for (int u = 0; u < 4; ++u) {
+        bool second = u >= 2;
+        u32 slot = second ? right.slot : left.slot, phase = second ? right.phase : left.phase;
+        u32 full = b.at(second ? b.small.right_full[slot] : b.small.left_full[slot]);
+        u32 empty = b.at(second ? b.small.right_empty[slot] : b.small.left_empty[slot]);
+        u32 half = b.base + (second ? RIGHT_AT : LEFT_AT) + slot * HALF;
+        barrier_wait(b.at(b.small.raw_full[raws.slot]), raws.phase);
+        if (u % 2 == 0) barrier_wait(empty, phase ^ 1);
+        convert_chunk(b, warp, b.base + RAW_AT + raws.slot * CHUNK, half + (u & 1) * 2 * CHUNK,
+                      b.base + SCALE_AT + scales.slot * 64 * 16 + u * 4);
+        fence_async_proxy();
+        warp_arrive(full, b.lane);
+        release_slot(b.at(b.small.raw_empty[raws.slot]), b.lane);
+        raws.next();
+      }
+      if (KIND == 2) release_slot(b.at(b.small.scale_empty[scales.slot]), b.lane);
+      if (ROPE_CONVERTED) {
+        barrier_wait(b.at(b.small.raw_rope_full[0]), rope.phase);
+        barrier_wait(b.at(b.small.rope_empty[0]), rope.phase ^ 1);
+        convert_rope(b, warp, b.base + RAW_ROPE_AT, b.base + ROPE_AT);
+        fence_async_proxy();
+        warp_arrive(b.at(b.small.rope_full[0]), b.lane);
+        release_slot(b.at(b.small.raw_rope_empty[0]), b.lane);
+        rope.next();
+      }
+      left.next(), right.next(), scales.next();
+    }
+  }
+}
+
+#endif
+
 // ---- The scores --------------------------------------------------------------------------------
 
 // Where the query of a row starts; null for padding.
-__device__ __forceinline__ const u16* query_row(const Block& b, const void* queries,
-                                                const i64 (&stride)[3], int sequence, int row) {
+__device__ __forceinline__ const u8* query_row(const Block& b, const void* queries,
+                                               const i64 (&stride)[3], int sequence, int row) {
   int at = b.row_block * ROWS + row, token = at / b.p.heads;
   if (token >= b.p.query_tokens) return nullptr;
-  return (const u16*)queries + sequence * stride[0] + token * stride[1] +
-         (at - token * b.p.heads) * stride[2];
+  return (const u8*)queries + QUERY_BYTES * (sequence * stride[0] + token * stride[1] +
+                                             (at - token * b.p.heads) * stride[2]);
 }
 
+__device__ __forceinline__ const u8* latent_row(const Block& b, int sequence, int row) {
+  return query_row(b, b.p.q_latent, b.p.q_latent_stride, sequence, row);
+}
+
+__device__ __forceinline__ const u8* rope_row(const Block& b, int sequence, int row) {
+  return query_row(b, b.p.q_rope, b.p.q_rope_stride, sequence, row);
+}
+
+#if KIND == 0
 // Latent columns 256 to 511 and the rope part into shared memory, swizzled.
 __device__ __forceinline__ void share_queries(const Block& b, int sequence, int thread) {
   int row = thread / 8, part = thread % 8;
   uint4 value[4][5];
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const u16* latent = query_row(b, b.p.q_latent, b.p.q_latent_stride, sequence, row + 16 * i);
-    const u16* rope = query_row(b, b.p.q_rope, b.p.q_rope_stride, sequence, row + 16 * i);
+    const u8 *latent = latent_row(b, sequence, row + 16 * i), *rope = rope_row(b, sequence, row + 16 * i);
 #pragma unroll
     for (int c = 0; c < 5; ++c)
-      value[i][c] = latent ? load_quad((c < 4 ? latent + 256 + c * 64 : rope) + part * 8)
+      value[i][c] = latent ? load_quad((c < 4 ? latent + 512 + c * 128 : rope) + part * 16)
                            : make_uint4(0, 0, 0, 0);
   }
 #pragma unroll
@@ -331,26 +596,172 @@ __device__ __forceinline__ void share_queries(const Block& b, int sequence, int 
 }
 
 // Latent columns 0 to 255 into registers, as wgmma's A: step k holds columns 16 k + 2 t, + 1 of rows
-// g and g + 8, then the same at columns + 8.
-__device__ __forceinline__ void keep_queries(const Block& b, int sequence, int thread, u32 (&q)[16][4]) {
+// g and g + 8, then the same at columns + 8. In bytes, for e4m3 too: 32 k + 4 t, and + 16.
+__device__ __forceinline__ void keep_queries(const Block& b, int sequence, int thread,
+                                             u32 (&q)[KEPT_STEPS][4]) {
   int g = thread / 32 * 16 + (thread & 31) / 4, t = thread & 3;
-  const u16* upper = query_row(b, b.p.q_latent, b.p.q_latent_stride, sequence, g);
-  const u16* lower = query_row(b, b.p.q_latent, b.p.q_latent_stride, sequence, g + 8);
+  const u8 *upper = latent_row(b, sequence, g), *lower = latent_row(b, sequence, g + 8);
 #pragma unroll
-  for (int k = 0; k < 16; ++k) {
+  for (int k = 0; k < KEPT_STEPS; ++k) {
 #pragma unroll
     for (int j = 0; j < 2; ++j) {
-      q[k][2 * j] = upper ? load_pair(upper + 16 * k + 8 * j + 2 * t) : 0;
-      q[k][2 * j + 1] = lower ? load_pair(lower + 16 * k + 8 * j + 2 * t) : 0;
+      q[k][2 * j] = upper ? load_word(upper + 32 * k + 16 * j + 4 * t) : 0;
+      q[k][2 * j + 1] = lower ? load_word(lower + 32 * k + 16 * j + 4 * t) : 0;
     }
   }
 }
+#elif KIND == 1 && QFP8
+__device__ __forceinline__ void share_queries(const Block& b, int sequence, int thread) {
+  int row = thread / 8, part = thread % 8;
+  uint4 value[4][2], rotary[2];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const u8* latent = latent_row(b, sequence, row + 16 * i);
+#pragma unroll
+    for (int c = 0; c < 2; ++c)
+      value[i][c] = latent ? load_quad(latent + 256 + c * 128 + part * 16) : make_uint4(0, 0, 0, 0);
+  }
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const u8* rope = rope_row(b, sequence, thread / 4 + 32 * i);
+    rotary[i] = rope ? load_quad(rope + thread % 4 * 16) : make_uint4(0, 0, 0, 0);
+  }
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    u32 to = b.base + QUERY_AT + (row + 16 * i) * 128 + ((part ^ (row & 7)) << 4);
+    store_quad(to, value[i][0]);
+    store_quad(to + CHUNK, value[i][1]);
+  }
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    int at = thread / 4 + 32 * i;
+    store_quad(b.base + QUERY_ROPE_AT + at * 64 + ((thread % 4 ^ (at >> 1 & 3)) << 4), rotary[i]);
+  }
+}
 
-__device__ __forceinline__ void left_scores(float (&s)[32], const u32 (&q)[16][4], u32 keys) {
+// As wgmma's A: step k holds bytes 32 k + 4 t to + 3 of rows g and g + 8, then the same at + 16.
+__device__ __forceinline__ void keep_queries(const Block& b, int sequence, int thread,
+                                             u32 (&q)[KEPT_STEPS][4]) {
+  int g = thread / 32 * 16 + (thread & 31) / 4, t = thread & 3;
+  const u8 *upper = latent_row(b, sequence, g), *lower = latent_row(b, sequence, g + 8);
+#pragma unroll
+  for (int k = 0; k < KEPT_STEPS; ++k) {
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      q[k][2 * j] = upper ? load_word(upper + 32 * k + 16 * j + 4 * t) : 0;
+      q[k][2 * j + 1] = lower ? load_word(lower + 32 * k + 16 * j + 4 * t) : 0;
+    }
+  }
+}
+#else
+// bf16 queries become f16: each row times the power of two that takes its largest value to 2^14, so
+// that nothing overflows and what underflows lies 2^-38 below the largest. Finds those powers.
+__device__ __forceinline__ void find_powers(const Block& b, int sequence, int thread) {
+#pragma unroll 4
+  for (int i = 0; i < 16; ++i) {
+    int row = thread / 32 * 16 + i;
+    const u8 *latent = latent_row(b, sequence, row), *rope = rope_row(b, sequence, row);
+    u32 high = 0;
+    if (latent && !QFP8) {
+      uint4 v[3] = {load_quad(latent + b.lane * 16), load_quad(latent + 512 + b.lane * 16),
+                    load_quad(rope + (b.lane & 7) * 16)};
+#pragma unroll
+      for (int j = 0; j < 3; ++j) {
+        u32 words[4] = {v[j].x, v[j].y, v[j].z, v[j].w};
+#pragma unroll
+        for (int w = 0; w < 4; ++w)
+          high = max(high, max(words[w] & 0x7fff, words[w] >> 16 & 0x7fff));
+      }
+    }
+    u32 exponent = min(max(__reduce_max_sync(FULL_WARP, high) >> 7, 15u), 254u);
+    // 2^(14 - (exponent - 127)); 1 for e4m3, which f16 holds as it is.
+    if (b.lane == 0) b.small.up[row] = QFP8 ? 1.f : __uint_as_float((268 - exponent) << 23);
+  }
+}
+
+__device__ __forceinline__ u32 to_f16(u32 bf16, float up) {
+  return pack_f16(__uint_as_float(bf16 << 16) * up, __uint_as_float(bf16 & 0xffff0000) * up);
+}
+
+__device__ __forceinline__ u32 scale_bf16(u32 bf16, float up) {  // exact
+  return pack_bf16(__uint_as_float(bf16 << 16) * up, __uint_as_float(bf16 & 0xffff0000) * up);
+}
+
+__device__ __forceinline__ u32 f16_to_bf16(u32 f16) {  // exact for what was e4m3
+  float low, high;
+  asm("{\n.reg .b16 l, h;\nmov.b32 {l, h}, %2;\ncvt.f32.f16 %0, l;\ncvt.f32.f16 %1, h;\n}"
+      : "=f"(low), "=f"(high) : "r"(f16));
+  return pack_bf16(low, high);
+}
+
+// Eight query elements as the operand they become: f16, or bf16 where the cache's rope part is that.
+__device__ __forceinline__ uint4 load_eight(const u8* from, float up, bool rope) {
+  if (QFP8) {
+    uint2 raw = load_two(from);
+    uint4 v;
+    e4m3x4_to_f16x4(raw.x, v.x, v.y);
+    e4m3x4_to_f16x4(raw.y, v.z, v.w);
+    if (KIND == 2 && rope)
+      v = make_uint4(f16_to_bf16(v.x), f16_to_bf16(v.y), f16_to_bf16(v.z), f16_to_bf16(v.w));
+    return v;
+  }
+  uint4 v = load_quad(from);
+  if (KIND == 2 && rope)
+    return make_uint4(scale_bf16(v.x, up), scale_bf16(v.y, up), scale_bf16(v.z, up), scale_bf16(v.w, up));
+  return make_uint4(to_f16(v.x, up), to_f16(v.y, up), to_f16(v.z, up), to_f16(v.w, up));
+}
+
+__device__ __forceinline__ u32 load_pair(const u8* from, float up) {
+  if (!QFP8) return to_f16(load_word(from), up);
+  u32 low, high;
+  e4m3x4_to_f16x4(load_half(from), low, high);
+  return low;
+}
+
+// Latent columns 256 to 511 and the rope part into shared memory, swizzled.
+__device__ __forceinline__ void share_queries(const Block& b, int sequence, int thread) {
+  find_powers(b, sequence, thread);
+  named_barrier(BARRIER_SCORES, 128);
+  int row = thread / 8, part = thread % 8;
+#pragma unroll 2
+  for (int i = 0; i < 4; ++i) {
+    const u8 *latent = latent_row(b, sequence, row + 16 * i), *rope = rope_row(b, sequence, row + 16 * i);
+    float up = b.small.up[row + 16 * i];
+    u32 to = b.base + QUERY_AT + (row + 16 * i) * 128 + ((part ^ (row & 7)) << 4);
+    uint4 value[5];
+#pragma unroll
+    for (int c = 0; c < 5; ++c)
+      value[c] = latent ? load_eight((c < 4 ? latent + (256 + c * 64) * QUERY_BYTES : rope) +
+                                         part * 8 * QUERY_BYTES, up, c == 4)
+                        : make_uint4(0, 0, 0, 0);
+#pragma unroll
+    for (int c = 0; c < 5; ++c) store_quad(to + c * CHUNK, value[c]);
+  }
+}
+
+// As wgmma's A: step k holds columns 16 k + 2 t, + 1 of rows g and g + 8, then those at columns + 8.
+__device__ __forceinline__ void keep_queries(const Block& b, int sequence, int thread,
+                                             u32 (&q)[KEPT_STEPS][4]) {
+  int g = thread / 32 * 16 + (thread & 31) / 4, t = thread & 3;
+  const u8 *upper = latent_row(b, sequence, g), *lower = latent_row(b, sequence, g + 8);
+  float up = b.small.up[g], down = b.small.up[g + 8];
+#pragma unroll
+  for (int k = 0; k < KEPT_STEPS; ++k) {
+#pragma unroll
+    for (int j = 0; j < 2; ++j) {
+      int at = (16 * k + 8 * j + 2 * t) * QUERY_BYTES;
+      q[k][2 * j] = upper ? load_pair(upper + at, up) : 0;
+      q[k][2 * j + 1] = lower ? load_pair(lower + at, down) : 0;
+    }
+  }
+}
+#endif
+
+__device__ __forceinline__ void left_scores(float (&s)[32], const u32 (&q)[KEPT_STEPS][4], u32 keys) {
   u64 key = descriptor(keys, 16);
   wgmma_begin();
 #pragma unroll
-  for (int k = 0; k < 16; ++k)
+  for (int k = 0; k < KEPT_STEPS; ++k)
     wgmma_scores(s, q[k], key + ((k / 4 * CHUNK + k % 4 * 32) >> 4), k > 0);
   wgmma_commit();
 }
@@ -367,9 +778,22 @@ __device__ __forceinline__ void more_scores(float (&s)[32], u32 queries, u32 key
   wgmma_commit();
 }
 
+__device__ __forceinline__ void rope_scores(float (&s)[32], u32 queries, u32 keys) {
+  u64 query = NATIVE ? narrow_descriptor(queries) : descriptor(queries, 16);
+  u64 key = NATIVE ? narrow_descriptor(keys) : descriptor(keys, 16);
+  wgmma_begin();
+#pragma unroll
+  for (int k = 0; k < (NATIVE ? 2 : 4); ++k) {
+    if constexpr (KIND == 2) wgmma_scores_bf16(s, query + (k * 32 >> 4), key + (k * 32 >> 4));
+    else wgmma_scores(s, query + (k * 32 >> 4), key + (k * 32 >> 4));
+  }
+  wgmma_commit();
+}
+
 // The softmax state of a thread's two rows, g and g + 8 of its warp's sixteen.
 struct Rows {
   float reference[2], sum[2];
+  float factor[2];  // from products to exponents of two; in the bf16 kernel all rows share one
 };
 
 // Scores to exponentials, in place; returns what O has to be multiplied by.
@@ -399,41 +823,61 @@ __device__ __forceinline__ void exponentials(float (&t)[32], Rows& rows, float (
   }
 }
 
-// P as bf16, 64 tokens (128 bytes) a row, swizzled as wgmma's A wants it.
+// P as bf16 or f16, 64 tokens (128 bytes) a row, swizzled as wgmma's A wants it.
+__device__ __forceinline__ u32 pack(float low, float high) {
+  return FP8 ? pack_f16(low, high) : pack_bf16(low, high);
+}
+
 __device__ __forceinline__ void store_probabilities(const float (&t)[32], u32 to, int warp, int lane) {
   int row = warp * 16 + (lane & 15);
   u32 first = to + row * 128 + (((lane >> 4) ^ (lane & 7)) << 4);
 #pragma unroll
   for (int n = 0; n < 8; n += 2) {
-    store_matrices(first ^ (n << 4),
-                   pack_bf16(t[4 * n], t[4 * n + 1]), pack_bf16(t[4 * n + 2], t[4 * n + 3]),
-                   pack_bf16(t[4 * n + 4], t[4 * n + 5]), pack_bf16(t[4 * n + 6], t[4 * n + 7]));
+    store_matrices(first ^ (n << 4), pack(t[4 * n], t[4 * n + 1]), pack(t[4 * n + 2], t[4 * n + 3]),
+                   pack(t[4 * n + 4], t[4 * n + 5]), pack(t[4 * n + 6], t[4 * n + 7]));
   }
 }
 
 // The rings as the scores see them: the n-th tile's place in each. Registers are dear here, so all
-// but the left ring's (three slots) are read off the count.
+// but the left ring's (three slots in the bf16 kernel) are read off the count.
 struct ScoreRings {
   Ring<LEFT_DEPTH> left;
   u32 n = 0;
-  __device__ __forceinline__ u32 slot() const { return n & 1; }         // right, probabilities
-  __device__ __forceinline__ u32 phase() const { return n >> 1 & 1; }   // right, probabilities
-  __device__ __forceinline__ u32 rope_phase() const { return n & 1; }
+  __device__ __forceinline__ u32 slot() const { return n & 1; }        // of rings two deep
+  __device__ __forceinline__ u32 phase() const { return n >> 1 & 1; }
+  __device__ __forceinline__ u32 rope_slot() const { return ROPE_DEPTH == 2 ? n & 1 : 0; }
+  __device__ __forceinline__ u32 rope_phase() const { return ROPE_DEPTH == 2 ? n >> 1 & 1 : n & 1; }
 };
-static_assert(RIGHT_DEPTH == 2 && PROB_DEPTH == 2 && ROPE_DEPTH == 1, "ScoreRings counts on it");
+static_assert(NATIVE ? RAW_DEPTH == 8 : RIGHT_DEPTH == 2, "ScoreRings counts on it");
+static_assert(PROB_DEPTH == 2 && ROPE_DEPTH <= 2, "ScoreRings counts on it");
 
+// The left half of the next tile's scores. (NATIVE: tile n's four raw chunks start at slot 4 (n & 1).)
 __device__ __forceinline__ void begin_scores(const Block& b, ScoreRings& rings, float (&s)[32],
-                                             const u32 (&q)[16][4]) {
+                                             const u32 (&q)[KEPT_STEPS][4]) {
+#if KIND == 1 && QFP8
+  u32 slot = 4 * (rings.left.slot & 1);
+  barrier_wait(b.at(b.small.raw_full[slot]), rings.left.phase);
+  barrier_wait(b.at(b.small.raw_full[slot + 1]), rings.left.phase);
+  left_scores(s, q, b.base + RAW_AT + slot * CHUNK);
+#else
   barrier_wait(b.at(b.small.left_full[rings.left.slot]), rings.left.phase);
   left_scores(s, q, b.base + LEFT_AT + rings.left.slot * HALF);
+#endif
   rings.left.next();
 }
 
 __device__ __forceinline__ void end_scores(const Block& b, const ScoreRings& rings, float (&s)[32]) {
+#if KIND == 1 && QFP8
+  u32 slot = 4 * rings.slot() + 2;
+  barrier_wait(b.at(b.small.raw_full[slot]), rings.phase());
+  barrier_wait(b.at(b.small.raw_full[slot + 1]), rings.phase());
+  more_scores<2>(s, b.base + QUERY_AT, b.base + RAW_AT + slot * CHUNK);
+#else
   barrier_wait(b.at(b.small.right_full[rings.slot()]), rings.phase());
   more_scores<4>(s, b.base + QUERY_AT, b.base + RIGHT_AT + rings.slot() * HALF);
-  barrier_wait(b.at(b.small.rope_full[0]), rings.rope_phase());
-  more_scores<1>(s, b.base + QUERY_AT + 4 * CHUNK, b.base + ROPE_AT);
+#endif
+  barrier_wait(b.at(b.small.rope_full[rings.rope_slot()]), rings.rope_phase());
+  rope_scores(s, b.base + QUERY_ROPE_AT, b.base + ROPE_AT + rings.rope_slot() * ROPE_BYTES);
 }
 
 // What a row does not see becomes -inf, by choice: the scores there may be NaN.
@@ -454,12 +898,19 @@ __device__ __forceinline__ void mask_scores(const Block& b, float (&t)[32], cons
 }
 
 // Waits for the tile's scores and takes them over, scaled, so that `s` is free.
-__device__ __forceinline__ void take_scores(const Block& b, float (&s)[32], float (&t)[32]) {
+__device__ __forceinline__ void take_scores(const Block& b, const ScoreRings& rings, float (&s)[32],
+                                            float (&t)[32], const Rows& rows) {
   wgmma_wait();
   pin(s);
-  release_slot(b.at(b.small.rope_empty[0]), b.lane);
+#if KIND == 1 && QFP8
 #pragma unroll
-  for (int i = 0; i < 32; ++i) t[i] = s[i] * b.p.scale_log2;
+  for (int u = 0; u < 4; ++u) release_slot(b.at(b.small.raw_empty[4 * rings.slot() + u]), b.lane);
+#endif
+  u32 rope = b.at(b.small.rope_empty[rings.rope_slot()]);
+  if (ROPE_CONVERTED) warp_arrive(rope, b.lane);
+  else release_slot(rope, b.lane);
+#pragma unroll
+  for (int i = 0; i < 32; ++i) t[i] = s[i] * (FP8 ? rows.factor[i / 2 & 1] : b.p.scale_log2);
 }
 
 __device__ __forceinline__ void finish_tile(const Block& b, const ScoreRings& rings, float (&t)[32],
@@ -480,6 +931,7 @@ __device__ __forceinline__ void finish_tile(const Block& b, const ScoreRings& ri
 }
 
 __device__ __forceinline__ void write_stats(const Block& b, Rows& rows, u32 slot, int warp) {
+  float scale = KIND == 1 && b.p.cache_scale ? __ldg(b.p.cache_scale) : 1.f;  // of the values
 #pragma unroll
   for (int j = 0; j < 2; ++j) {
     float sum = rows.sum[j];
@@ -487,17 +939,31 @@ __device__ __forceinline__ void write_stats(const Block& b, Rows& rows, u32 slot
     sum += __shfl_xor_sync(FULL_WARP, sum, 2);
     if ((b.lane & 3) == 0) {
       int row = warp * 16 + b.lane / 4 + 8 * j;
-      b.small.inverse[slot][row] = sum == 0.f ? 0.f : 1.f / sum;
+      b.small.inverse[slot][row] = sum == 0.f ? 0.f : scale / sum;
       b.small.lse[slot][row] = sum == 0.f ? NEG_INF : rows.reference[j] + log2_fast(sum);
     }
   }
   warp_arrive(b.at(b.small.stats_full[slot]), b.lane);
 }
 
+#if KIND != 0
+// After `share_queries`: what turns a row's products into exponents of two.
+__device__ __forceinline__ void find_factors(const Block& b, Rows& rows, int warp) {
+  float scale = b.p.scale_log2;
+  if (QFP8 && b.p.query_scale) scale *= __ldg(b.p.query_scale);
+  if (KIND == 1 && b.p.cache_scale) scale *= __ldg(b.p.cache_scale);
+#pragma unroll
+  for (int j = 0; j < 2; ++j) {
+    float up = NATIVE ? 1.f : b.small.up[warp * 16 + b.lane / 4 + 8 * j];
+    rows.factor[j] = scale / up;
+  }
+}
+#endif
+
 __device__ __forceinline__ void score_pieces(const Block& b) {
   int thread = threadIdx.x & 127, warp = thread / 32;
   float s[32], t[32];
-  u32 q[16][4];
+  u32 q[KEPT_STEPS][4];
   ScoreRings rings;
   Ring<PIECE_DEPTH> pieces;
   while (true) {
@@ -505,7 +971,7 @@ __device__ __forceinline__ void score_pieces(const Block& b) {
     barrier_wait(b.at(b.small.piece_full[slot]), pieces.phase);
     const Piece& piece = b.small.piece[slot];
     if (piece.sequence < 0) return;
-    Rows rows{{NEG_INF, NEG_INF}, {0.f, 0.f}};
+    Rows rows{{NEG_INF, NEG_INF}, {0.f, 0.f}, {0.f, 0.f}};
     int tile = first_tile(piece), last = last_tile(piece);
     // The tiles before this one every row sees whole (cuts inside a tile leave none).
     int masked = max(min(piece.end, piece.length - (b.p.query_tokens - 1)), 0) / TILE;
@@ -515,11 +981,14 @@ __device__ __forceinline__ void score_pieces(const Block& b) {
       share_queries(b, piece.sequence, thread);
       fence_async_proxy();
       keep_queries(b, piece.sequence, thread, q);
+#if KIND != 0
+      find_factors(b, rows, warp);
+#endif
       named_barrier(BARRIER_SCORES, 128);
       begin_scores(b, rings, s, q);
       end_scores(b, rings, s);
       for (; tile + 1 < last; ++tile) {
-        take_scores(b, s, t);
+        take_scores(b, rings, s, t, rows);
         if (tile >= masked) mask_scores(b, t, piece, tile, warp);
         begin_scores(b, rings, s, q);
         pin(t);  // the softmax comes after these products are on their way, not before
@@ -527,7 +996,7 @@ __device__ __forceinline__ void score_pieces(const Block& b) {
         ++rings.n;
         end_scores(b, rings, s);
       }
-      take_scores(b, s, t);
+      take_scores(b, rings, s, t, rows);
       if (tile >= masked) mask_scores(b, t, piece, tile, warp);
       finish_tile(b, rings, t, rows, warp);
       ++rings.n;
@@ -659,7 +1128,8 @@ __device__ __forceinline__ void value_pieces(const Block& b, int halves, const u
       add_values(o, b.base + PROB_AT + prob.slot * CHUNK, half);
       wgmma_wait();
       pin(o.left), pin(o.right);
-      release_slot(b.at(empty[ring.slot]), b.lane);
+      if (FP8) warp_arrive(b.at(empty[ring.slot]), b.lane);  // filled by this block's converters
+      else release_slot(b.at(empty[ring.slot]), b.lane);
       warp_arrive(b.at(b.small.prob_empty[prob.slot]), b.lane);
       ring.next();
       prob.next();
@@ -685,11 +1155,20 @@ __device__ __forceinline__ void init_ring(u64 (&full)[DEPTH], u64 (&empty)[DEPTH
 
 __device__ __forceinline__ void init_barriers(Small& small) {
   // Full: the loader's own arrival, and bytes. Empty: the warps that read, of all the cluster.
+#if KIND == 0
   init_ring(small.left_full, small.left_empty, 1, GROUP_WARPS * CLUSTER);
   init_ring(small.right_full, small.right_empty, 1, GROUP_WARPS * CLUSTER);
-  init_ring(small.rope_full, small.rope_empty, 1, GROUP_WARPS * CLUSTER);
+#else
+  init_ring(small.left_full, small.left_empty, 2 * CONVERTERS, GROUP_WARPS);  // two chunks
+  init_ring(small.right_full, small.right_empty, 2 * CONVERTERS, GROUP_WARPS);
+  init_ring(small.raw_full, small.raw_empty, 1, (CONVERTERS + (NATIVE ? GROUP_WARPS : 0)) * CLUSTER);
+  init_ring(small.raw_rope_full, small.raw_rope_empty, 1, CONVERTERS * CLUSTER);
+  init_ring(small.scale_full, small.scale_empty, 1, CONVERTERS * CLUSTER);
+#endif
+  init_ring(small.rope_full, small.rope_empty, ROPE_CONVERTED ? CONVERTERS : 1,
+            GROUP_WARPS * (ROPE_CONVERTED ? 1 : CLUSTER));
   init_ring(small.prob_full, small.prob_empty, GROUP_WARPS, 2 * GROUP_WARPS);
-  init_ring(small.piece_full, small.piece_empty, 1, 3 + 3 * GROUP_WARPS);
+  init_ring(small.piece_full, small.piece_empty, 1, CONVERTERS + 3 * GROUP_WARPS);  // or as many loaders
   for (int i = 0; i < PIECE_DEPTH; ++i) barrier_init(smem_address(&small.stats_full[i]), GROUP_WARPS);
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
@@ -712,7 +1191,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
   // or arrives here. (Were they to meet again, ptxas would hold all of them to 128 registers.)
   int role = warp / GROUP_WARPS;
   if (role == 0) {
-    fewer_registers<24>();
+    fewer_registers<LOAD_REGISTERS>();
+#if KIND == 0
     if (warp == 0)
       load_tiles<LEFT_DEPTH, 0, 4>(b, &latent_map, LEFT_AT, small.left_full, small.left_empty);
     else if (warp == 1)
@@ -721,17 +1201,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
       load_tiles<ROPE_DEPTH, 8, 1>(b, &latent_map, ROPE_AT, small.rope_full, small.rope_empty);
     else
       hand_out_pieces(b);
+#else
+    if (warp < CONVERTERS) convert_pieces(b, warp);
+    else load_pieces(b, &latent_map, &rope_map, &scale_map);
+#endif
     everybody();
   } else if (role == 1) {
-    more_registers<168>();
+    more_registers<SCORE_REGISTERS>();
     score_pieces(b);
     everybody();
   } else if (role == 2) {
-    more_registers<160>();
+    more_registers<VALUE_REGISTERS>();
     value_pieces<0, LEFT_DEPTH>(b, LEFT_AT, small.left_full, small.left_empty);
     everybody();
   } else {
-    more_registers<160>();
+    more_registers<VALUE_REGISTERS>();
     value_pieces<1, RIGHT_DEPTH>(b, RIGHT_AT, small.right_full, small.right_empty);
     everybody();
   }
