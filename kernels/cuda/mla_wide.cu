@@ -7,6 +7,7 @@
 // The warpgroups (four of 128 threads)
 //   0  loaders: one warp each for the left latent half, the right half and the rope part of the
 //      tiles, and one that runs the plan and hands the pieces of work to everybody
+//      (FP8: one warp loads and plans, three turn e4m3 into f16)
 //   1  scores:  S = Q K^T of a tile of 64 tokens, the softmax, P into shared memory
 //   2  values:  O[:, 0:256]   += P V[:, 0:256]
 //   3  values:  O[:, 256:512] += P V[:, 256:512]
@@ -14,30 +15,52 @@
 // rope) after it, so the tensor cores have them and the values of tile i - 1 to chew on meanwhile.
 // Left tiles lie three deep and right tiles two deep: the left half is wanted early, the right half
 // late, and 227 KB hold no third right half. The left half of Q lives in registers (64 a thread),
-// which saves the shared memory for this and the bandwidth noted below.
+// which saves the shared memory for this and the bandwidth noted below. Everybody else meets by
+// mbarriers alone, so a warpgroup that waits leaves the tensor cores to the others.
 //
-// The budget of a tile of 64 tokens, in cycles of one SM (4096 FLOP, 128 shared bytes a cycle)
-//   tensor cores   scores 36 x m64n64k16 at 32 = 1152;  values 8 x m64n256k16 at 128 = 1024;  2176
-//   shared memory  keys to the scores 576, Q (20 of 36 steps) 320, V 512, P to the values 128,
-//                  P written 64, TMA writing the tile 576;                                     2176
-//   softmax        32 ex2 a thread at 4 lanes a cycle: 256 and about 200 issue slots, beside both
-//   L2 to SM       73,728 bytes a tile and block: at 650 TFLOP/s 5.4 TB/s without, 2.7 with cluster
+// The budget of a tile of 64 tokens, in cycles of one SM (4096 bf16 FLOP, 128 shared bytes a cycle)
+//   bf16 cache
+//     tensor cores   scores 36 x m64n64k16 at 32 = 1152, values 16 x m64n128k16 at 64 = 1024:  2176
+//     shared memory  keys to the scores 576, Q (20 of 36 steps) 320, V 512, P to the values 256, P
+//                    written 64, TMA writing the tile 576:  2304, the bound
+//     softmax        32 ex2 a thread at 4 lanes a cycle, 256, and about 200 issue slots, beside both
+//     L2 to SM       73,728 bytes a tile and block: at 650 TFLOP/s 5.4 TB/s without the cluster,
+//                    2.7 with it
+//   e4m3 cache, e4m3 queries (one scale each)
+//     tensor cores   scores 18 x m64n64k32 at 32 = 576, values (f16) 1024:  1600
+//     shared memory  keys 288, Q (10 of 18 steps) 160, V 512, P 256 + 64, TMA 288, converters read
+//                    256 and write 512:  2336, the bound
+//     converters     3 warps, 85 cvt of two values a lane at 2 cycles and as much again: about 500
+//   e4m3 cache, bf16 queries; 656-byte cache
+//     tensor cores   as bf16, in f16:  2176
+//     shared memory  576 + 320 + 512 + 256 + 64, TMA 288 to 320, converters 768:  2800, the bound
+//     converters     656-byte: two f16 multiplications a pair besides: about 1300
 // O is rescaled only where a row's maximum grew by more than 2^8 past the reference its exponents
 // use; the sum uses the same reference, so this is exact.
 //
+// FP8: V needs its columns contiguous, which wgmma takes for 16-bit types only. e4m3 becomes f16
+// without loss; P is f16, finer than bf16. The 656-byte layout multiplies by the token's scale, given
+// as two f16 so that one rounding remains; latents beyond 65,504 become infinite, hence NaN in the
+// result. bf16 queries become f16, each row times a power of two that fills f16's range.
+//
 // Macros (all optional)
-//   KIND        0 bf16 cache
+//   KIND        0 bf16 cache, 1 e4m3 with one scale, 2 fp8_ds_mla (656 bytes a token)
+//   QFP8        1: e4m3 queries (KIND 1 or 2)
 //   CLUSTER     2 (an even number of row blocks) or 1; the launch names it too:
 // cluster: 2
 //   BOX_TOKENS  64, 32 or 16: tokens in a TMA box, the largest that divides the block size
 //   UNIT_TOKENS (common.cuh) is best 64 here: tiles start at multiples of 64 tokens, so a cut at an
 //               odd multiple of 32 costs both sides half a tile; it stays correct.
-// Tensor maps (KIND 0): `latent_map` dims (64 bf16, tokens in a block, 9 groups, blocks), box
-// (64, BOX_TOKENS, 1, 1), 128-byte swizzle; `rope_map` and `scale_map` are not read.
-// Grid (row blocks, parts), 512 threads, SMEM_BYTES of dynamic shared memory (231,424).
-// Queries: rows of 8 elements are read at once, so bases and strides are multiples of 16 bytes.
+// Tensor maps, four dimensions (inner, tokens in a block, groups, blocks), box (inner, BOX_TOKENS, 1, 1)
+//   KIND 0  latent_map  64 bf16 x 9 groups, 128-byte swizzle; the others are not read
+//   KIND 1  latent_map  128 bytes x 4 groups, 128-byte swizzle; rope_map 64 bytes, 64-byte swizzle
+//   KIND 2  latent_map  as KIND 1; rope_map 64 bf16, 128-byte swizzle; scale_map 4 float32, none
+// Grid (row blocks, parts), 512 threads, SMEM_BYTES of dynamic shared memory: 231,424 (KIND 0),
+// 227,840 (KIND 1), 211,456 (KIND 1 with QFP8), 225,792 (KIND 2); `mla_wide_smem` holds it too.
+// Queries: rows are read 16 bytes at a time (656-byte cache with QFP8: 8), so bases and strides are
+// multiples of 16 bytes.
 // partial_out and partial_lse: slot' = row_block * total_slots + slot, where total_slots is
-// batch * 32 in invariant mode, else 2 * parts.
+// batch * 32 in invariant mode, else 2 * parts; row by row.
 
 #ifndef KIND
 #define KIND 0
@@ -402,7 +425,7 @@ __device__ __forceinline__ void load_pieces(const Block& b, const TensorMap* lat
   Ring<PIECE_DEPTH> pieces;
   Ring<RAW_DEPTH> raws;
   Ring<ROPE_DEPTH> ropes;
-  Ring<2> scales;
+  [[maybe_unused]] Ring<2> scales;
   while (true) {
     Piece piece;
     if (!plan.next(piece)) piece.sequence = -1;
@@ -511,7 +534,7 @@ __device__ __forceinline__ void convert_pieces(const Block& b, int warp) {
   Ring<LEFT_DEPTH> left;
   Ring<RIGHT_DEPTH> right;
   Ring<1> rope;
-  Ring<2> scales;
+  [[maybe_unused]] Ring<2> scales;
   while (true) {
     barrier_wait(b.at(b.small.piece_full[pieces.slot]), pieces.phase);
     const Piece& piece = b.small.piece[pieces.slot];
