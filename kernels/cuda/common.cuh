@@ -158,8 +158,8 @@ __device__ __forceinline__ float load_l2(const float* pointer) {
 // ---- The plan ----------------------------------------------------------------------------------
 //
 // The tokens of all sequences, in units of 32 and with one more for each sequence, are laid end to
-// end and cut into `parts` equal shares. Every warp works the cuts out for itself from the lengths,
-// so one captured graph serves every length. A sequence that a cut runs through is merged at the
+// end and cut into `parts` equal shares. A warp of each block works its own share out from the
+// lengths, so one captured graph serves every length. A sequence that a cut runs through is merged at the
 // end. In invariant mode a sequence is cut into pieces by its own length alone, and the pieces are
 // dealt out; every piece is merged, also where one block has them all.
 
@@ -175,6 +175,10 @@ struct Piece {
   int sharers;       // blocks that merge the sequence
   int rank;          // this block among them
   bool closes;       // this block's last piece of the sequence
+
+  __device__ __forceinline__ int slot_of(int split) const {
+    return split == 0 ? slot_first : slot_second + (split - 1) * slot_step;
+  }
 };
 
 struct Plan {
@@ -281,6 +285,11 @@ struct Plan {
   }
 };
 
+// The first slot of a row block.
+__device__ __forceinline__ int first_slot(const Params& p, int row_block) {
+  return row_block * (p.invariant ? p.batch * MAX_CHUNKS : 2 * p.parts);
+}
+
 // ---- The merge ---------------------------------------------------------------------------------
 
 struct Merge {  // what a block still has to merge once the others have arrived
@@ -346,18 +355,20 @@ __device__ __forceinline__ void merge_lanes(const Params& p, const Piece& piece,
 }
 
 // This block's slice of a merged sequence: groups of four values, each shared by `lanes` neighbouring
-// threads that take every lanes-th split. A thread asks for AT_ONCE groups times SPLITS splits before
-// it uses the first, for what counts here is latency; what lies beyond the end is asked for again
-// rather than not at all, since a branch would make each load wait for the one before. The order of
-// each sum depends on the number of splits alone.
+// threads that take every lanes-th split. The sums of all splits come through shared memory first:
+// every block needs them, and asking for each where it is used would queue at a few lines of the L2.
+// A thread asks for AT_ONCE groups times SPLITS splits before it uses the first, for what counts here
+// is latency; what lies beyond the end is asked for again rather than not at all, since a branch
+// would make each load wait for the one before. The order of each sum depends on the number of splits
+// alone.
 template <class Layout, int ROWS, int THREADS, int AT_ONCE, int SPLITS>
 __device__ __forceinline__ void merge_groups(const Params& p, const Piece& piece, int row_block,
-                                             int thread, int lanes) {
+                                             int thread, int lanes, const float* sums) {
   constexpr int GROUPS = ROWS * (LATENT / 4);
   const int each = (GROUPS + piece.sharers - 1) / piece.sharers;
   const int lane = thread & (lanes - 1), stride = THREADS / lanes;
   const int last = min((piece.rank + 1) * each, GROUPS);
-  const int slots = row_block * (p.invariant ? p.batch * MAX_CHUNKS : 2 * p.parts);
+  const int slots = first_slot(p, row_block);
   // Whole warps stay together for the shuffles: the loop bound is the same for all their lanes.
   for (int base = piece.rank * each + thread / lanes; base - thread / lanes < last;
        base += stride * AT_ONCE) {
@@ -367,27 +378,25 @@ __device__ __forceinline__ void merge_groups(const Params& p, const Piece& piece
     for (int a = 0; a < AT_ONCE; ++a)
       top[a] = NEG_INF, sum[a] = 0.f, value[a] = make_float4(0.f, 0.f, 0.f, 0.f);
     for (int j = lane; j < piece.splits; j += SPLITS * lanes) {
-      float weight[AT_ONCE][SPLITS];
       float4 part[AT_ONCE][SPLITS];
 #pragma unroll
       for (int u = 0; u < SPLITS; ++u) {
-        const int split = min(j + u * lanes, piece.splits - 1);
-        const u32 slot = slots + (split == 0 ? piece.slot_first
-                                             : piece.slot_second + (split - 1) * piece.slot_step);
+        const u32 slot = slots + piece.slot_of(min(j + u * lanes, piece.splits - 1));
 #pragma unroll
         for (int a = 0; a < AT_ONCE; ++a) {
           const u32 group = min(base + a * stride, GROUPS - 1);
-          weight[a][u] = load_l2(p.partial_lse + (slot * ROWS + Layout::row(group)));
           part[a][u] = load_l2((const float4*)p.partial_out + ((u64)slot * GROUPS + group));
         }
       }
 #pragma unroll
       for (int a = 0; a < AT_ONCE; ++a) {
-        float high = top[a];
+        const int row = Layout::row(min(base + a * stride, GROUPS - 1));
+        float weight[SPLITS], high = top[a];
 #pragma unroll
         for (int u = 0; u < SPLITS; ++u) {
-          if (j + u * lanes >= piece.splits) weight[a][u] = NEG_INF;
-          high = fmaxf(high, weight[a][u]);
+          const int split = j + u * lanes;
+          weight[u] = split < piece.splits ? sums[split * ROWS + row] : NEG_INF;
+          high = fmaxf(high, weight[u]);
         }
         const float safe = high == NEG_INF ? 0.f : high;
         const float keep = exp2_fast(top[a] - safe);
@@ -395,7 +404,7 @@ __device__ __forceinline__ void merge_groups(const Params& p, const Piece& piece
         v.x *= keep, v.y *= keep, v.z *= keep, v.w *= keep, sum[a] *= keep;
 #pragma unroll
         for (int u = 0; u < SPLITS; ++u) {
-          const float w = exp2_fast(weight[a][u] - safe);
+          const float w = exp2_fast(weight[u] - safe);
           sum[a] += w;
           v.x += w * part[a][u].x, v.y += w * part[a][u].y;
           v.z += w * part[a][u].z, v.w += w * part[a][u].w;
@@ -412,57 +421,69 @@ __device__ __forceinline__ void merge_groups(const Params& p, const Piece& piece
   }
 }
 
-template <class Layout, int ROWS, int THREADS>
-__device__ __noinline__ void merge_slice(const Params& p, const Piece& piece, int row_block,
-                                         int thread) {
-  if (piece.splits <= 2)
-    return merge_groups<Layout, ROWS, THREADS, 2, 2>(p, piece, row_block, thread, 1);
-  int lanes = 1;
-  while (lanes * 4 < piece.splits && lanes < 32) lanes *= 2;
-  merge_groups<Layout, ROWS, THREADS, 1, 4>(p, piece, row_block, thread, lanes);
-}
-
 // Arrive at, and later finish, the merges of one block; THREADS threads call both together.
-// `waiting` stands in shared memory and has room for two, and one at hand: the first and the last
-// sequence of a share are the only ones that others share.
+// In shared memory stand `waiting`, with room for two, and one at hand: the first and the last
+// sequence of a share are the only ones that others share; and `sums`, with room for those of every
+// split of a sequence: max(parts, MAX_CHUNKS) * ROWS floats, used while a merge runs.
 template <class Layout, int ROWS, int THREADS>
 struct Merger {
   const Params& p;
   int row_block, thread, barrier_id;
   Merge* waiting;
+  float* sums;
   int count;
 
   __device__ __forceinline__ Merger(const Params& p_, int row_block_, int thread_, int barrier_id_,
-                                    Merge* waiting_)
+                                    Merge* waiting_, float* sums_)
       : p(p_), row_block(row_block_), thread(thread_), barrier_id(barrier_id_), waiting(waiting_),
-        count(0) {}
+        sums(sums_), count(0) {}
 
   __device__ __forceinline__ u32* counter(const Piece& piece) const {
     return p.counters + 2 * ((i64)row_block * p.batch + piece.sequence);
   }
 
-  // After the last piece of a cut sequence that this block has.
-  __device__ __forceinline__ void arrive(const Piece& piece) {
-    const bool alone = piece.sharers == 1;
-    if (thread == 0) {
-      waiting[count].piece = piece;
-      if (!alone) waiting[count].generation = merge_generation(counter(piece));
+  // After each piece: tell the others, once this block has no more of a cut sequence, that its pieces
+  // are there; merge at once what nobody else has a part of. With no piece left (`piece` null): wait
+  // for the others and merge. It is one loop so that the merge stands in the code once.
+  __device__ __forceinline__ void settle(const Piece* piece) {
+    int at = 0, stop = count;
+    if (piece != nullptr) {
+      if (piece->splits == 1 || !piece->closes) return;
+      at = stop = count;
+      const bool alone = piece->sharers == 1;
+      if (thread == 0) {
+        waiting[count].piece = *piece;
+        if (!alone) waiting[count].generation = merge_generation(counter(*piece));
+      }
+      if (alone) __threadfence();
+      named_barrier(barrier_id, THREADS);
+      if (alone) {
+        stop = count + 1;
+      } else {
+        if (thread == 0) merge_arrive(counter(*piece), piece->sharers, waiting[count].generation);
+        ++count;
+      }
     }
-    if (alone) __threadfence();
-    named_barrier(barrier_id, THREADS);
-    if (alone) {
-      merge_slice<Layout, ROWS, THREADS>(p, waiting[count].piece, row_block, thread);
-      return;
+    for (; at < stop; ++at) {
+      if (piece == nullptr) {
+        if (thread == 0) merge_wait(counter(waiting[at].piece), waiting[at].generation);
+        named_barrier(barrier_id, THREADS);
+      }
+      merge(waiting[at].piece);
     }
-    if (thread == 0) merge_arrive(counter(piece), piece.sharers, waiting[count].generation);
-    ++count;
   }
 
-  __device__ __forceinline__ void finish() {
-    for (int i = 0; i < count; ++i) {
-      if (thread == 0) merge_wait(counter(waiting[i].piece), waiting[i].generation);
-      named_barrier(barrier_id, THREADS);
-      merge_slice<Layout, ROWS, THREADS>(p, waiting[i].piece, row_block, thread);
-    }
+  __device__ __forceinline__ void merge(const Piece& piece) {
+    const int slots = first_slot(p, row_block);
+    for (int i = thread; i < piece.splits * ROWS; i += THREADS)
+      sums[i] = load_l2(p.partial_lse + ((slots + piece.slot_of(i / ROWS)) * ROWS + i % ROWS));
+    named_barrier(barrier_id, THREADS);
+    int lanes = 1;
+    while (lanes * 4 < piece.splits && lanes < 32) lanes *= 2;
+    if (piece.splits <= 2)
+      merge_groups<Layout, ROWS, THREADS, 2, 2>(p, piece, row_block, thread, 1, sums);
+    else
+      merge_groups<Layout, ROWS, THREADS, 1, 4>(p, piece, row_block, thread, lanes, sums);
+    named_barrier(barrier_id, THREADS);  // the next use of `sums`
   }
 };

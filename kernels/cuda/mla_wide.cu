@@ -60,7 +60,7 @@
 // Queries: rows are read 16 bytes at a time (656-byte cache with QFP8: 8), so bases and strides are
 // multiples of 16 bytes.
 // partial_out and partial_lse: slot' = row_block * total_slots + slot, where total_slots is
-// batch * 32 in invariant mode, else 2 * parts; row by row.
+// batch * 32 in invariant mode, else 2 * parts; row by row. At most 256 parts.
 
 #ifndef KIND
 #define KIND 0
@@ -1058,6 +1058,12 @@ __device__ __forceinline__ void add_values(Output& o, u32 probabilities, u32 val
   wgmma_commit();
 }
 
+// Hand a slot back to whoever fills it: the loaders of the cluster, or this block's converters.
+__device__ __forceinline__ void release_half(const Block& b, u32 empty) {
+  if (FP8) warp_arrive(empty, b.lane);
+  else release_slot(empty, b.lane);
+}
+
 // Two neighbouring threads swap, so that each has four columns in a row: 32 bytes a quad of threads.
 __device__ __forceinline__ void store_bf16(u16* row, const float (&o)[64], int j, float inverse, int t) {
 #pragma unroll
@@ -1096,8 +1102,7 @@ __device__ __forceinline__ void store_piece(const Block& b, const Output& o, u32
       store_bf16(real ? out + 128 : nullptr, o.right, j, inverse, t);
       if (SIDE == 0 && real && t == 0) b.p.lse[to] = lse * 0.69314718055994531f;
     } else if (real) {
-      i64 slots = (i64)b.row_block * (b.p.invariant ? b.p.batch * MAX_CHUNKS : 2 * b.p.parts);
-      i64 to = (slots + piece.slot) * ROWS + row;
+      i64 to = (i64)(first_slot(b.p, b.row_block) + piece.slot) * ROWS + row;
       store_f32(b.p.partial_out + to * LATENT + SIDE * 256, o.left, j, inverse, t);
       store_f32(b.p.partial_out + to * LATENT + SIDE * 256 + 128, o.right, j, inverse, t);
       if (SIDE == 0 && t == 0) b.p.partial_lse[to] = lse;
@@ -1114,56 +1119,73 @@ struct RowMajor {
   }
 };
 
+// A merge needs room for the sums of all splits, which the rings leave nowhere. At the end the left
+// ring is idle. A merge in between (invariant mode, a sequence all of whose pieces are this block's)
+// takes the left slot of the last tile, which is handed back only afterwards.
 template <int SIDE, int DEPTH>
-__device__ __forceinline__ void value_pieces(const Block& b, int halves, const u64* full, const u64* empty) {
+__device__ __forceinline__ void value_pieces(const Block& b, u8* shared, const u64* full, const u64* empty) {
+  constexpr int HALVES = SIDE == 0 ? LEFT_AT : RIGHT_AT;
   int thread = threadIdx.x & 127, warp = thread / 32;
   Output o;
   Ring<DEPTH> ring;
   Ring<PROB_DEPTH> prob;
   Ring<PIECE_DEPTH> pieces;
-  Merger<RowMajor, ROWS, 256> merger(b.p, b.row_block, (int)threadIdx.x - 256, BARRIER_MERGE, b.small.waiting);
+  u32 left = 0;  // the left slot last used
+  Merger<RowMajor, ROWS, 256> merger(b.p, b.row_block, (int)threadIdx.x - 256, BARRIER_MERGE,
+                                     b.small.waiting, (float*)(shared + LEFT_AT));
   while (true) {
     u32 slot = pieces.slot;
     barrier_wait(b.at(b.small.piece_full[slot]), pieces.phase);
     const Piece& piece = b.small.piece[slot];
-    if (piece.sequence < 0) break;
+    bool more = piece.sequence >= 0;
+    bool held = more && piece.splits > 1 && piece.closes && piece.sharers == 1;
+    if (more) {
 #pragma unroll
-    for (int i = 0; i < 64; ++i) o.left[i] = 0.f, o.right[i] = 0.f;
-    int end = piece.end, tile = first_tile(piece), last = last_tile(piece);
-    for (; tile < last; ++tile) {
-      u32 half = b.base + halves + ring.slot * HALF;
-      barrier_wait(b.at(b.small.prob_full[prob.slot]), prob.phase);
-      const float* alpha = b.small.alpha[prob.slot] + warp * 16 + b.lane / 4;
-      float upper = alpha[0], lower = alpha[8];
-      if (__any_sync(FULL_WARP, upper != 1.f || lower != 1.f)) {
+      for (int i = 0; i < 64; ++i) o.left[i] = 0.f, o.right[i] = 0.f;
+      int end = piece.end, tile = first_tile(piece), last = last_tile(piece);
+#pragma unroll 1
+      for (; tile < last; ++tile) {
+        u32 half = b.base + HALVES + ring.slot * HALF;
+        barrier_wait(b.at(b.small.prob_full[prob.slot]), prob.phase);
+        const float* alpha = b.small.alpha[prob.slot] + warp * 16 + b.lane / 4;
+        float upper = alpha[0], lower = alpha[8];
+        if (__any_sync(FULL_WARP, upper != 1.f || lower != 1.f)) {
 #pragma unroll
-        for (int i = 0; i < 64; ++i) {
-          o.left[i] *= i & 2 ? lower : upper;
-          o.right[i] *= i & 2 ? lower : upper;
+          for (int i = 0; i < 64; ++i) {
+            o.left[i] *= i & 2 ? lower : upper;
+            o.right[i] *= i & 2 ? lower : upper;
+          }
         }
+        barrier_wait(b.at(full[ring.slot]), ring.phase);
+        if (end < (tile + 1) * TILE) {
+          zero_rows(half, end - tile * TILE, thread);
+          named_barrier(SIDE == 0 ? BARRIER_LEFT : BARRIER_RIGHT, 128);
+        }
+        pin(o.left), pin(o.right);
+        add_values(o, b.base + PROB_AT + prob.slot * CHUNK, half);
+        wgmma_wait();
+        pin(o.left), pin(o.right);
+        if (SIDE == 1 || !held || tile + 1 < last) release_half(b, b.at(empty[ring.slot]));
+        warp_arrive(b.at(b.small.prob_empty[prob.slot]), b.lane);
+        left = left + 1 == LEFT_DEPTH ? 0 : left + 1;
+        ring.next();
+        prob.next();
       }
-      barrier_wait(b.at(full[ring.slot]), ring.phase);
-      if (end < (tile + 1) * TILE) {
-        zero_rows(half, end - tile * TILE, thread);
-        named_barrier(SIDE == 0 ? BARRIER_LEFT : BARRIER_RIGHT, 128);
-      }
-      pin(o.left), pin(o.right);
-      add_values(o, b.base + PROB_AT + prob.slot * CHUNK, half);
-      wgmma_wait();
-      pin(o.left), pin(o.right);
-      if (FP8) warp_arrive(b.at(empty[ring.slot]), b.lane);  // filled by this block's converters
-      else release_slot(b.at(empty[ring.slot]), b.lane);
-      warp_arrive(b.at(b.small.prob_empty[prob.slot]), b.lane);
-      ring.next();
-      prob.next();
+      barrier_wait(b.at(b.small.stats_full[slot]), pieces.phase);
+      store_piece<SIDE>(b, o, slot, warp);
     }
-    barrier_wait(b.at(b.small.stats_full[slot]), pieces.phase);
-    store_piece<SIDE>(b, o, slot, warp);
-    if (piece.splits > 1 && piece.closes) merger.arrive(piece);
+    u32 last_left = (left == 0 ? LEFT_DEPTH : left) - 1;
+    merger.sums = (float*)(shared + LEFT_AT + (held ? last_left * HALF : 0));
+    merger.settle(more ? &piece : nullptr);
+    if (!more) return;
+    if (held) {
+      fence_async_proxy();
+      named_barrier(BARRIER_MERGE, 256);
+      if (SIDE == 0) release_half(b, b.at(b.small.left_empty[last_left]));
+    }
     warp_arrive(b.at(b.small.piece_empty[slot]), b.lane);
     pieces.next();
   }
-  merger.finish();
 }
 
 // ---- The kernel --------------------------------------------------------------------------------
@@ -1235,11 +1257,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     everybody();
   } else if (role == 2) {
     more_registers<VALUE_REGISTERS>();
-    value_pieces<0, LEFT_DEPTH>(b, LEFT_AT, small.left_full, small.left_empty);
+    value_pieces<0, LEFT_DEPTH>(b, shared, small.left_full, small.left_empty);
     everybody();
   } else {
     more_registers<VALUE_REGISTERS>();
-    value_pieces<1, RIGHT_DEPTH>(b, RIGHT_AT, small.right_full, small.right_empty);
+    value_pieces<1, RIGHT_DEPTH>(b, shared, small.right_full, small.right_empty);
     everybody();
   }
 }
