@@ -130,9 +130,11 @@ struct Small {
   u64 piece_full[PIECE_DEPTH], piece_empty[PIECE_DEPTH], stats_full[PIECE_DEPTH];
 };
 static_assert(sizeof(Small) <= SMEM_BYTES - SMALL_AT, "the small things outgrew their room");
+static_assert(LOAD_REGISTERS + SCORE_REGISTERS + 2 * VALUE_REGISTERS == 512, "a block has 65,536 registers");
 static_assert(SMEM_BYTES <= 232448, "more shared memory than a Hopper block can have");
 
 extern "C" __device__ const int mla_wide_smem = SMEM_BYTES;
+extern "C" __device__ const int mla_wide_threads = THREADS;
 
 enum { BARRIER_MERGE = 1, BARRIER_SCORES, BARRIER_LEFT, BARRIER_RIGHT };
 
