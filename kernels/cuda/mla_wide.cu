@@ -78,6 +78,7 @@
 constexpr bool FP8 = KIND != 0;
 constexpr bool NATIVE = KIND == 1 && QFP8;    // e4m3 scores on the tile as it lies in the cache
 constexpr bool ROPE_CONVERTED = KIND == 1 && !QFP8;
+constexpr bool CONVERTS_QUERIES = FP8 && !NATIVE;
 
 constexpr int ROWS = 64;
 constexpr int TILE = 64;                   // tokens
@@ -251,6 +252,14 @@ __device__ __forceinline__ float load_shared(u32 address) {
   asm volatile("ld.shared.f32 %0, [%1];" : "=f"(v) : "r"(address) : "memory");
   return v;
 }
+
+// 16 bytes from global to shared memory on their own; zeros where `from` is null.
+__device__ __forceinline__ void copy_quad(u32 to, const u8* from, const void* anywhere) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+               ::"r"(to), "l"(from ? from : (const u8*)anywhere), "r"(from ? 16 : 0) : "memory");
+}
+
+__device__ __forceinline__ void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
 // Volatile, so that the loads stay in groups that the registers can hold.
 __device__ __forceinline__ uint4 load_quad(const u8* from) {
@@ -599,72 +608,32 @@ __device__ __forceinline__ const u8* rope_row(const Block& b, int sequence, int 
   return query_row(b, b.p.q_rope, b.p.q_rope_stride, sequence, row);
 }
 
-#if KIND == 0
-// Latent columns 256 to 511 and the rope part into shared memory, swizzled.
+#if KIND == 0 || QFP8 && KIND == 1
+// Latent columns 256 to 511 and the rope part into shared memory, swizzled; asked for, not awaited.
 __device__ __forceinline__ void share_queries(const Block& b, int sequence, int thread) {
-  int row = thread / 8, part = thread % 8;
-  uint4 value[4][5];
+  int part = thread % 8;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const u8 *latent = latent_row(b, sequence, row + 16 * i), *rope = rope_row(b, sequence, row + 16 * i);
+    int row = thread / 8 + 16 * i;
+    const u8* latent = latent_row(b, sequence, row);
+    u32 to = b.base + QUERY_AT + row * 128 + ((part ^ (row & 7)) << 4);
 #pragma unroll
-    for (int c = 0; c < 5; ++c)
-      value[i][c] = latent ? load_quad((c < 4 ? latent + 512 + c * 128 : rope) + part * 16)
-                           : make_uint4(0, 0, 0, 0);
+    for (int c = 0; c < (NATIVE ? 2 : 4); ++c)
+      copy_quad(to + c * CHUNK, latent ? latent + 256 * QUERY_BYTES + c * 128 + part * 16 : nullptr,
+                b.p.q_latent);
   }
+  constexpr int PARTS = 4 * QUERY_BYTES;  // of the rope part: 64 elements
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    u32 to = b.base + QUERY_AT + (row + 16 * i) * 128 + ((part ^ (row & 7)) << 4);
-#pragma unroll
-    for (int c = 0; c < 5; ++c) store_quad(to + c * CHUNK, value[i][c]);
+  for (int i = 0; i < PARTS / 2; ++i) {
+    int row = thread / PARTS + 128 / PARTS * i, at = thread % PARTS;
+    const u8* rope = rope_row(b, sequence, row);
+    copy_quad(b.base + QUERY_ROPE_AT + row * PARTS * 16 + ((at ^ (NATIVE ? row >> 1 & 3 : row & 7)) << 4),
+              rope ? rope + at * 16 : nullptr, b.p.q_latent);
   }
 }
 
-// Latent columns 0 to 255 into registers, as wgmma's A: step k holds columns 16 k + 2 t, + 1 of rows
-// g and g + 8, then the same at columns + 8. In bytes, for e4m3 too: 32 k + 4 t, and + 16.
-__device__ __forceinline__ void keep_queries(const Block& b, int sequence, int thread,
-                                             u32 (&q)[KEPT_STEPS][4]) {
-  int g = thread / 32 * 16 + (thread & 31) / 4, t = thread & 3;
-  const u8 *upper = latent_row(b, sequence, g), *lower = latent_row(b, sequence, g + 8);
-#pragma unroll
-  for (int k = 0; k < KEPT_STEPS; ++k) {
-#pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      q[k][2 * j] = upper ? load_word(upper + 32 * k + 16 * j + 4 * t) : 0;
-      q[k][2 * j + 1] = lower ? load_word(lower + 32 * k + 16 * j + 4 * t) : 0;
-    }
-  }
-}
-#elif KIND == 1 && QFP8
-__device__ __forceinline__ void share_queries(const Block& b, int sequence, int thread) {
-  int row = thread / 8, part = thread % 8;
-  uint4 value[4][2], rotary[2];
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const u8* latent = latent_row(b, sequence, row + 16 * i);
-#pragma unroll
-    for (int c = 0; c < 2; ++c)
-      value[i][c] = latent ? load_quad(latent + 256 + c * 128 + part * 16) : make_uint4(0, 0, 0, 0);
-  }
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const u8* rope = rope_row(b, sequence, thread / 4 + 32 * i);
-    rotary[i] = rope ? load_quad(rope + thread % 4 * 16) : make_uint4(0, 0, 0, 0);
-  }
-#pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    u32 to = b.base + QUERY_AT + (row + 16 * i) * 128 + ((part ^ (row & 7)) << 4);
-    store_quad(to, value[i][0]);
-    store_quad(to + CHUNK, value[i][1]);
-  }
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    int at = thread / 4 + 32 * i;
-    store_quad(b.base + QUERY_ROPE_AT + at * 64 + ((thread % 4 ^ (at >> 1 & 3)) << 4), rotary[i]);
-  }
-}
-
-// As wgmma's A: step k holds bytes 32 k + 4 t to + 3 of rows g and g + 8, then the same at + 16.
+// Latent columns 0 to 255 into registers, as wgmma's A: step k holds bytes 32 k + 4 t to + 3 of rows
+// g and g + 8 (two bf16 or four e4m3), then the same at + 16.
 __device__ __forceinline__ void keep_queries(const Block& b, int sequence, int thread,
                                              u32 (&q)[KEPT_STEPS][4]) {
   int g = thread / 32 * 16 + (thread & 31) / 4, t = thread & 3;
@@ -985,36 +954,49 @@ __device__ __forceinline__ void find_factors(const Block& b, Rows& rows, int war
 }
 #endif
 
+// Ask for a piece's queries; no warp's products may read the old ones any more.
+__device__ __forceinline__ void ask_for_queries(const Block& b, const Piece& piece, int thread,
+                                                u32 (&q)[KEPT_STEPS][4]) {
+  named_barrier(BARRIER_SCORES, 128);
+  share_queries(b, piece.sequence, thread);
+  keep_queries(b, piece.sequence, thread, q);
+}
+
+// Whether any row may not see all of the tile. Cuts fall on tiles unless UNIT is smaller.
+__device__ __forceinline__ bool is_masked(const Piece& piece, int tile, int first_masked) {
+  return tile >= first_masked || (UNIT % TILE != 0 && tile * TILE < piece.begin);
+}
+
 __device__ __forceinline__ void score_pieces(const Block& b) {
   int thread = threadIdx.x & 127, warp = thread / 32;
   float s[32], t[32];
   u32 q[KEPT_STEPS][4];
   ScoreRings rings;
   Ring<PIECE_DEPTH> pieces;
+  bool asked = false;  // for the queries of the piece to come
   while (true) {
     u32 slot = pieces.slot;
     barrier_wait(b.at(b.small.piece_full[slot]), pieces.phase);
+    pieces.next();
     const Piece& piece = b.small.piece[slot];
     if (piece.sequence < 0) return;
     Rows rows{{NEG_INF, NEG_INF}, {0.f, 0.f}, {0.f, 0.f}};
     int tile = first_tile(piece), last = last_tile(piece);
-    // The tiles before this one every row sees whole (cuts inside a tile leave none).
     int masked = max(min(piece.end, piece.length - (b.p.query_tokens - 1)), 0) / TILE;
-    if (UNIT % TILE != 0 && piece.begin % TILE != 0) masked = 0;
     if (tile < last) {
-      named_barrier(BARRIER_SCORES, 128);  // no warp's last products read the old queries any more
-      share_queries(b, piece.sequence, thread);
+      if (!asked) ask_for_queries(b, piece, thread, q);
+      wait_for_copies();
       fence_async_proxy();
-      keep_queries(b, piece.sequence, thread, q);
+      named_barrier(BARRIER_SCORES, 128);
 #if KIND != 0
       find_factors(b, rows, warp);
 #endif
-      named_barrier(BARRIER_SCORES, 128);
       begin_scores(b, rings, s, q);
       end_scores(b, rings, s);
+#pragma unroll 1
       for (; tile + 1 < last; ++tile) {
         take_scores(b, rings, s, t, rows);
-        if (tile >= masked) mask_scores(b, t, piece, tile, warp);
+        if (is_masked(piece, tile, masked)) mask_scores(b, t, piece, tile, warp);
         begin_scores(b, rings, s, q);
         pin(t);  // the softmax comes after these products are on their way, not before
         finish_tile(b, rings, t, rows, warp);
@@ -1022,13 +1004,19 @@ __device__ __forceinline__ void score_pieces(const Block& b) {
         end_scores(b, rings, s);
       }
       take_scores(b, rings, s, t, rows);
-      if (tile >= masked) mask_scores(b, t, piece, tile, warp);
+      if (is_masked(piece, tile, masked)) mask_scores(b, t, piece, tile, warp);
+      asked = false;
+      if (!CONVERTS_QUERIES) {  // the next piece's queries come during the last softmax
+        barrier_wait(b.at(b.small.piece_full[pieces.slot]), pieces.phase);
+        const Piece& following = b.small.piece[pieces.slot];
+        asked = following.sequence >= 0 && first_tile(following) < last_tile(following);
+        if (asked) ask_for_queries(b, following, thread, q);
+      }
       finish_tile(b, rings, t, rows, warp);
       ++rings.n;
     }
     write_stats(b, rows, slot, warp);
     warp_arrive(b.at(b.small.piece_empty[slot]), b.lane);
-    pieces.next();
   }
 }
 
