@@ -110,7 +110,7 @@ constexpr int SMALL_AT = QUERY_ROPE_AT + ROPE_BYTES;
 constexpr int SMEM_BYTES = SMALL_AT + (FP8 ? 2560 : 2048);
 
 // Registers of a thread of each role; they sum to 512.
-constexpr int LOAD_REGISTERS = FP8 ? 40 : 24, SCORE_REGISTERS = FP8 ? 152 : 168, VALUE_REGISTERS = 160;
+constexpr int LOAD_REGISTERS = FP8 ? 40 : 32, SCORE_REGISTERS = FP8 ? 152 : 160, VALUE_REGISTERS = 160;
 
 struct Small {
   float alpha[PROB_DEPTH][ROWS];     // what O is multiplied by before the tile's values
