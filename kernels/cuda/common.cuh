@@ -27,7 +27,7 @@ struct Params {
   float* lse;                // (B, Q, H), natural logarithm
   float* partial_out;        // (slots, ROWS, 512), each row already divided by its sum
   float* partial_lse;        // (slots, ROWS), base 2
-  u32* counters;             // (row blocks, B, 2): arrivals and generation
+  u32* counters;             // (row blocks, B, 2): arrivals and departures, zero between launches
   float scale_log2;          // softmax scale times log2(e)
   int batch;
   int query_tokens;
@@ -44,6 +44,7 @@ constexpr int LATENT = 512;
 #endif
 constexpr int UNIT = UNIT_TOKENS;  // cuts fall on multiples of it
 constexpr int SEQUENCE_COST = 1;   // units that the start and end of a sequence are worth
+constexpr int CUT_COST = 6;        // units that a second piece and its merge cost a block
 constexpr int MAX_CHUNKS = 32;     // invariant mode: pieces of one sequence at most
 constexpr int MIN_CHUNK_UNITS = 16;
 #define NEG_INF __int_as_float(0xff800000)
@@ -157,11 +158,15 @@ __device__ __forceinline__ float load_l2(const float* pointer) {
 
 // ---- The plan ----------------------------------------------------------------------------------
 //
-// The tokens of all sequences, in units of 32 and with one more for each sequence, are laid end to
-// end and cut into `parts` equal shares. A warp of each block works its own share out from the
-// lengths, so one captured graph serves every length. A sequence that a cut runs through is merged at the
-// end. In invariant mode a sequence is cut into pieces by its own length alone, and the pieces are
-// dealt out; every piece is merged, also where one block has them all.
+// The tokens of all sequences, counted in units of 32, are cut into pieces. A warp of each block works
+// its own pieces out from the lengths, so one captured graph serves every length. There are three ways
+// to cut, and the cheapest for the lengths at hand is taken:
+//   chunks   every sequence into equal pieces of at most `chunk` units, as many as there are blocks, so
+//            that each block has one piece; or, where there are more sequences than blocks, not at all;
+//   shares   all units, end to end, into equal shares, wherever the cuts fall: even, but a block has
+//            several pieces and two merges;
+//   own      (invariant mode) each sequence by its own length alone; the pieces are dealt out.
+// The pieces of a sequence meet in the merge.
 
 struct Piece {
   int sequence;
@@ -183,65 +188,110 @@ struct Piece {
 
 struct Plan {
   const int* lengths;
-  int batch, part, share, position, end, lane;
-  bool invariant;
+  int batch, part, lane;
+  int chunk;  // units of a piece at most; 0: shares; OWN: by each sequence's length
+  int share, position, end;
   // The 32 sequences at hand: each lane holds one.
   int base, length, units, weight, start;
 
-  __device__ __forceinline__ int chunk_units(int units) const {
-    int even = (units + MAX_CHUNKS - 1) / MAX_CHUNKS;
-    return even > MIN_CHUNK_UNITS ? even : MIN_CHUNK_UNITS;
+  static constexpr int OWN = -1;
+
+  __device__ __forceinline__ int load_length(int at) const {
+    return at < batch ? max(__ldg(lengths + at), 0) : 0;
   }
 
-  __device__ __forceinline__ void look(int first, int start_of_first) {
+  // Pieces of a sequence that is cut into chunks.
+  __device__ __forceinline__ int pieces(int units) const {
+    int most = chunk;
+    if (chunk == OWN) most = max((units + MAX_CHUNKS - 1) / MAX_CHUNKS, MIN_CHUNK_UNITS);
+    return max((units + most - 1) / most, 1);
+  }
+
+  __device__ __forceinline__ void weigh(int first, int start_of_first) {
     base = first;
-    int at = first + lane;
-    length = at < batch ? max(__ldg(lengths + at), 0) : 0;
+    const int at = first + lane;
+    length = load_length(at);
     units = (length + UNIT - 1) / UNIT;
-    int chunk = chunk_units(units);
-    weight = invariant ? max((units + chunk - 1) / chunk, 1) : units + SEQUENCE_COST;
-    if (at >= batch) weight = 0;
+    weight = at >= batch ? 0 : chunk == 0 ? units + SEQUENCE_COST : pieces(units);
     int sum = weight;
 #pragma unroll
     for (int step = 1; step < 32; step *= 2) {
-      int other = __shfl_up_sync(FULL_WARP, sum, step);
+      const int other = __shfl_up_sync(FULL_WARP, sum, step);
       if (lane >= step) sum += other;
     }
     start = start_of_first + sum - weight;
+  }
+
+  // Over all sequences: the number of pieces, and the longest of them.
+  __device__ __forceinline__ void count_pieces(int& count, int& longest) const {
+    count = longest = 0;
+    for (int first = 0; first < batch; first += 32) {
+      const int here = (load_length(first + lane) + UNIT - 1) / UNIT, cut = pieces(here);
+      count += __reduce_add_sync(FULL_WARP, first + lane < batch ? cut : 0);
+      longest = max(longest, __reduce_max_sync(FULL_WARP, (here + cut - 1) / cut));
+    }
+  }
+
+  __device__ __forceinline__ void choose(const Params& p) {
+    int total = 0, longest = 0;
+    for (int first = 0; first < batch; first += 32) {
+      const int here = (load_length(first + lane) + UNIT - 1) / UNIT;
+      total += __reduce_add_sync(FULL_WARP, here);
+      longest = max(longest, __reduce_max_sync(FULL_WARP, here));
+    }
+    const int all = total + batch * SEQUENCE_COST;
+    share = max((all + p.parts - 1) / p.parts, p.min_units);
+    const int rounds = (batch + p.parts - 1) / p.parts;
+    int count = batch, cost = rounds * (longest + SEQUENCE_COST);  // uncut
+    chunk = max(longest, 1);
+    if (rounds == 1 && longest > share) {
+      chunk = share;
+      for (int i = 0; i < 8; ++i) {
+        count_pieces(count, cost);
+        if (count <= p.parts) break;
+        chunk = max(chunk + 1, (int)(((i64)chunk * count + p.parts - 1) / p.parts));
+      }
+      if (count > p.parts) chunk = longest, cost = longest, count = batch;
+    }
+    if (share + CUT_COST < cost) chunk = 0, count = all;
+    else share = rounds;
+    position = min(part * share, count);
+    end = min(position + share, count);
   }
 
   __device__ __forceinline__ Plan(const Params& p, int part_) {
     lengths = p.lengths;
     batch = p.batch;
     part = part_;
-    invariant = p.invariant;
     lane = threadIdx.x & 31;
-    int total = 0;
-    for (int first = 0; first < batch; first += 32) {
-      look(first, total);
-      total = __shfl_sync(FULL_WARP, start + weight, 31);
+    if (p.invariant) {
+      int count, longest;
+      chunk = OWN;
+      count_pieces(count, longest);
+      share = (count + p.parts - 1) / p.parts;
+      position = min(part * share, count);
+      end = min(position + share, count);
+    } else {
+      choose(p);
     }
-    share = max((total + p.parts - 1) / p.parts, invariant ? 1 : p.min_units);
-    position = min(part * share, total);
-    end = min(position + share, total);
-    if (base != 0) look(0, 0);
+    weigh(0, 0);
   }
 
   // Fills in the next piece of this part; false when there is none left.
   __device__ __forceinline__ bool next(Piece& piece) {
     while (position < end) {
-      u32 here = __ballot_sync(FULL_WARP, position >= start && position < start + weight);
+      const u32 here = __ballot_sync(FULL_WARP, position >= start && position < start + weight);
       if (here == 0) {
-        look(base + 32, __shfl_sync(FULL_WARP, start + weight, 31));
+        weigh(base + 32, __shfl_sync(FULL_WARP, start + weight, 31));
         continue;
       }
-      int owner = __ffs(here) - 1;
-      int from = __shfl_sync(FULL_WARP, start, owner);
-      int count = __shfl_sync(FULL_WARP, units, owner);
-      int span = __shfl_sync(FULL_WARP, weight, owner);
+      const int owner = __ffs(here) - 1;
+      const int from = __shfl_sync(FULL_WARP, start, owner);
+      const int count = __shfl_sync(FULL_WARP, units, owner);
+      const int span = __shfl_sync(FULL_WARP, weight, owner);
       piece.sequence = base + owner;
       piece.length = __shfl_sync(FULL_WARP, length, owner);
-      if (invariant) {
+      if (chunk != 0) {
         take_chunk(piece, from, count, span);
         return true;
       }
@@ -250,30 +300,34 @@ struct Plan {
     return false;
   }
 
+  __device__ __forceinline__ int part_of(int place) const {
+    return share == 1 ? place : place / share;
+  }
+
   __device__ __forceinline__ void take_chunk(Piece& piece, int from, int count, int span) {
-    int at = position - from, chunk = chunk_units(count);
+    const int at = position - from, each = span == 1 ? count : (count + span - 1) / span;
     position += 1;
-    piece.begin = at * chunk * UNIT;
-    piece.end = min(piece.begin + chunk * UNIT, piece.length);
+    piece.begin = at * each * UNIT;
+    piece.end = min(piece.begin + each * UNIT, piece.length);
     piece.splits = span;
-    piece.slot_first = piece.sequence * MAX_CHUNKS;
+    piece.slot_first = chunk == OWN ? piece.sequence * MAX_CHUNKS : from;
     piece.slot_second = piece.slot_first + 1;
     piece.slot_step = 1;
     piece.slot = piece.slot_first + at;
-    int first_part = from / share;
-    piece.sharers = (from + span - 1) / share - first_part + 1;
+    const int first_part = part_of(from);
+    piece.sharers = part_of(from + span - 1) - first_part + 1;
     piece.rank = part - first_part;
     piece.closes = at == span - 1 || position == end;
   }
 
   __device__ __forceinline__ bool take_share(Piece& piece, int from, int count, int span) {
-    int low = position - from, high = min(end - from, span);
+    const int low = position - from, high = min(end - from, span);
     position = from + high;
     if (low >= count && low > 0) return false;  // only what the sequence's end is worth
     piece.begin = low * UNIT;
     piece.end = min(high * UNIT, piece.length);
-    int first_part = from / share;
-    piece.splits = (from + max(count, 1) - 1) / share - first_part + 1;
+    const int first_part = part_of(from);
+    piece.splits = part_of(from + max(count, 1) - 1) - first_part + 1;
     piece.sharers = piece.splits;
     piece.rank = part - first_part;
     piece.slot_first = 2 * first_part + 1;
@@ -292,35 +346,27 @@ __device__ __forceinline__ int first_slot(const Params& p, int row_block) {
 
 // ---- The merge ---------------------------------------------------------------------------------
 
-struct Merge {  // what a block still has to merge once the others have arrived
-  Piece piece;
-  u32 generation;
-};
-
 // Tell the other sharers that this block's pieces of the sequence are written. One thread calls it,
-// after a barrier among the writers: the release covers what that barrier ordered before it. The
-// counter wraps to zero by itself and the generation only grows, so neither is ever reset, and a
-// replayed graph finds them as it needs them.
-__device__ __forceinline__ void merge_arrive(u32* counter, u32 sharers, u32 generation) {
-  u32 before;
-  asm volatile("atom.acq_rel.gpu.global.inc.u32 %0, [%1], %2;"
-               : "=r"(before) : "l"(counter), "r"(sharers - 1) : "memory");
-  if (before == sharers - 1)
-    asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(counter + 1), "r"(generation + 1) : "memory");
+// after a barrier among the writers: the release covers what that barrier ordered before it.
+__device__ __forceinline__ void merge_arrive(u32* counter) {
+  asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");
 }
 
-// The generation before this block's own arrival: it cannot change until then.
-__device__ __forceinline__ u32 merge_generation(const u32* counter) {
-  u32 generation;
-  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(generation) : "l"(counter + 1) : "memory");
-  return generation;
-}
-
-__device__ __forceinline__ void merge_wait(const u32* counter, u32 generation) {
+// Wait for all sharers, and leave: the last to leave clears the count, so that the next launch and
+// every replay of a graph finds zeros.
+__device__ __forceinline__ void merge_wait(u32* counter, u32 sharers) {
   u32 now;
   do {
-    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(counter + 1) : "memory");
-  } while (now == generation);
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(now) : "l"(counter) : "memory");
+  } while (now != sharers);
+}
+
+__device__ __forceinline__ void merge_leave(u32* counter, u32 sharers) {
+  u32 before;
+  asm volatile("atom.relaxed.gpu.global.inc.u32 %0, [%1], %2;"
+               : "=r"(before) : "l"(counter + 1), "r"(sharers - 1) : "memory");
+  if (before == sharers - 1)
+    asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(counter), "r"(0) : "memory");
 }
 
 // How a kernel lays out a partial result: ROWS * 128 groups of four values, each group of one row.
@@ -429,12 +475,12 @@ template <class Layout, int ROWS, int THREADS>
 struct Merger {
   const Params& p;
   int row_block, thread, barrier_id;
-  Merge* waiting;
+  Piece* waiting;
   float* sums;
   int count;
 
   __device__ __forceinline__ Merger(const Params& p_, int row_block_, int thread_, int barrier_id_,
-                                    Merge* waiting_, float* sums_)
+                                    Piece* waiting_, float* sums_)
       : p(p_), row_block(row_block_), thread(thread_), barrier_id(barrier_id_), waiting(waiting_),
         sums(sums_), count(0) {}
 
@@ -451,25 +497,23 @@ struct Merger {
       if (piece->splits == 1 || !piece->closes) return;
       at = stop = count;
       const bool alone = piece->sharers == 1;
-      if (thread == 0) {
-        waiting[count].piece = *piece;
-        if (!alone) waiting[count].generation = merge_generation(counter(*piece));
-      }
+      if (thread == 0) waiting[count] = *piece;
       if (alone) __threadfence();
       named_barrier(barrier_id, THREADS);
       if (alone) {
         stop = count + 1;
       } else {
-        if (thread == 0) merge_arrive(counter(*piece), piece->sharers, waiting[count].generation);
+        if (thread == 0) merge_arrive(counter(*piece));
         ++count;
       }
     }
     for (; at < stop; ++at) {
       if (piece == nullptr) {
-        if (thread == 0) merge_wait(counter(waiting[at].piece), waiting[at].generation);
+        if (thread == 0) merge_wait(counter(waiting[at]), waiting[at].sharers);
         named_barrier(barrier_id, THREADS);
+        if (thread == 0) merge_leave(counter(waiting[at]), waiting[at].sharers);
       }
-      merge(waiting[at].piece);
+      merge(waiting[at]);
     }
   }
 

@@ -117,7 +117,7 @@ struct Small {
   float inverse[PIECE_DEPTH][ROWS];  // one over the row's sum
   float lse[PIECE_DEPTH][ROWS];      // base 2
   Piece piece[PIECE_DEPTH];          // sequence < 0: no more work
-  Merge waiting[3];                  // sequences that wait for other blocks, and one at hand
+  Piece waiting[3];                  // sequences that wait for other blocks, and one at hand
   u64 left_full[LEFT_DEPTH], left_empty[LEFT_DEPTH];
   u64 right_full[RIGHT_DEPTH], right_empty[RIGHT_DEPTH];
   u64 rope_full[ROPE_DEPTH], rope_empty[ROPE_DEPTH];
