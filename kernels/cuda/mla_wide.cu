@@ -11,6 +11,7 @@
 //   1  scores:  S = Q K^T of a tile of 64 tokens, the softmax, P into shared memory
 //   2  values:  O[:, 0:256]   += P V[:, 0:256]
 //   3  values:  O[:, 256:512] += P V[:, 256:512]
+// with 32, 160, 160 and 160 registers a thread.
 // The scores of tile i + 1 begin (left half) before the softmax of tile i, and end (right half and
 // rope) after it, so the tensor cores have them and the values of tile i - 1 to chew on meanwhile.
 // Left tiles lie three deep and right tiles two deep: the left half is wanted early, the right half
@@ -110,7 +111,7 @@ constexpr int SMALL_AT = QUERY_ROPE_AT + ROPE_BYTES;
 constexpr int SMEM_BYTES = SMALL_AT + (FP8 ? 2560 : 2048);
 
 // Registers of a thread of each role; they sum to 512.
-constexpr int LOAD_REGISTERS = FP8 ? 40 : 32, SCORE_REGISTERS = FP8 ? 152 : 160, VALUE_REGISTERS = 160;
+constexpr int LOAD_REGISTERS = 32, SCORE_REGISTERS = 160, VALUE_REGISTERS = 160;
 
 struct Small {
   float alpha[PROB_DEPTH][ROWS];     // what O is multiplied by before the tile's values
