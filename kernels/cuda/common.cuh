@@ -39,7 +39,10 @@ struct Params {
 };
 
 constexpr int LATENT = 512;
-constexpr int UNIT = 32;           // tokens: cuts fall on multiples of it
+#ifndef UNIT_TOKENS
+#define UNIT_TOKENS 32
+#endif
+constexpr int UNIT = UNIT_TOKENS;  // cuts fall on multiples of it
 constexpr int SEQUENCE_COST = 1;   // units that the start and end of a sequence are worth
 constexpr int CUT_COST = 6;        // units that a second piece and its merge cost a block
 constexpr int MAX_CHUNKS = 32;     // invariant mode: pieces of one sequence at most
