@@ -71,7 +71,9 @@ def compile_program(program: Program) -> bytes:
         )
     with_what = f"nvrtc {nvrtc_version(nvrtc)}" if nvrtc else f"nvcc {nvcc_version(str(nvcc))}"
     identity = "\0".join([source, program.arch, *program.options(), with_what])
-    kept = cache_folder() / f"{program.kernel}-{hashlib.sha256(identity.encode()).hexdigest()}.cubin"
+    kept = (
+        cache_folder() / f"{program.kernel}-{hashlib.sha256(identity.encode()).hexdigest()}.cubin"
+    )
     if kept.is_file():
         return kept.read_bytes()
     cubin = _with_nvrtc(nvrtc, source, program) if nvrtc else _with_nvcc(str(nvcc), source, program)

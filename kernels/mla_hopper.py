@@ -31,6 +31,7 @@ WIDE_ROWS = 64
 MAX_CHUNKS = 32
 """Pieces of one sequence at most in invariant mode; `MAX_CHUNKS` of common.cuh."""
 KIND = {CacheLayout.BF16: 0, CacheLayout.FP8: 1, CacheLayout.FP8_DS: 2}
+CLUSTERS = True
 MIN_UNITS = 2
 """The smallest share of work, in units of 32 tokens: below it a block costs more than it brings."""
 
@@ -106,13 +107,14 @@ def decode_hopper(inputs: DecodeInputs, out_BQHC: Tensor, lse_BQH: Tensor) -> No
     device = inputs.cache.device
     with torch.cuda.device(device):
         plan = geometry(inputs, _num_sms(device.index))
+        cluster = 2 if plan.row_blocks % 2 == 0 and CLUSTERS else 1
         kernel = kernel_for(
             device.index,
             inputs.layout,
             inputs.q_latent_BQHC.dtype == torch.float8_e4m3fn,
             plan.rows,
             _box_tokens(inputs.cache.shape[1]),
-            2 if plan.rows == WIDE_ROWS and plan.row_blocks % 2 == 0 else 1,
+            cluster,
         )
         partial_out = torch.empty(
             plan.row_blocks * plan.slots, plan.rows, LATENT, dtype=torch.float32, device=device
@@ -123,9 +125,12 @@ def decode_hopper(inputs: DecodeInputs, out_BQHC: Tensor, lse_BQH: Tensor) -> No
         params = _params(inputs, plan, out_BQHC, lse_BQH, partial_out, partial_lse, counters)
         maps = _tensor_maps(inputs, plan.rows)
         kernel.launch(
-            (plan.row_blocks, plan.parts), [params, *maps], stream, cooperative=True,
-            cluster=2 if kernel.name == "mla_wide" and plan.row_blocks % 2 == 0 else 1,
-        )  # fmt: skip
+            (plan.row_blocks, plan.parts),
+            [params, *maps],
+            stream,
+            cooperative=True,
+            cluster=cluster,
+        )
 
 
 @functools.cache
@@ -139,10 +144,12 @@ def program_for(
     """The program that serves a cache layout, a query dtype and a number of rows."""
     defines = (("KIND", KIND[layout]), ("QFP8", int(fp8_query)))
     if rows <= NARROW_ROWS:
-        return Program(("common.cuh", "mla_narrow.cu"), "mla_narrow", (*defines, ("TILES", rows // 16)))
+        return Program(
+            ("common.cuh", "mla_narrow.cu"), "mla_narrow", (*defines, ("TILES", rows // 16))
+        )
     return Program(
         ("common.cuh", "mla_wide.cu"), "mla_wide",
-        (*defines, ("CLUSTER", cluster), ("BOX_TOKENS", box_tokens)),
+        (*defines, ("CLUSTER", cluster), ("BOX_TOKENS", box_tokens), ("UNIT_TOKENS", 64)),
     )  # fmt: skip
 
 
@@ -204,7 +211,10 @@ def _tensor_maps(inputs: DecodeInputs, rows: int) -> list[TensorMap]:
     size = cache.element_size()
     strides = (cache.stride(0) * size, cache.stride(1) * size)
     box_tokens = 16 if rows <= NARROW_ROWS else _box_tokens(cache.shape[1])
-    return _maps(cache.data_ptr(), cache.shape[0], cache.shape[1], strides, inputs.layout, box_tokens)
+    return _maps(
+        cache.data_ptr(), cache.shape[0], cache.shape[1], strides, inputs.layout, box_tokens,
+        whole=rows <= NARROW_ROWS,
+    )  # fmt: skip
 
 
 @functools.lru_cache(maxsize=4096)
@@ -215,22 +225,27 @@ def _maps(
     strides: tuple[int, int],
     layout: CacheLayout,
     box_tokens: int,
+    *,
+    whole: bool,
 ) -> list[TensorMap]:
-    """The maps of latent (all of the token where it is bf16), rope and scales."""
+    """The maps of latent (all of the token where it is bf16), rope and scales.
+
+    A box takes all 128-byte groups of its tokens, or one of them unless `whole`.
+    """
 
     def part(offset: int, inner: int, groups: int, swizzle: int) -> TensorMap:
         content = tensor_map(
             address + offset,
             (inner, block_size, groups, num_blocks),
             (strides[1], max(inner, 16), strides[0]),
-            (inner, box_tokens, groups, 1),
+            (inner, box_tokens, groups if whole else 1, 1),
             swizzle,
         )
         return TensorMap((ctypes.c_ubyte * 128)(*content))
 
     if layout is CacheLayout.BF16:
-        whole = part(0, 128, (LATENT + ROPE) // 64, 128)
-        return [whole, whole, whole]
+        token = part(0, 128, (LATENT + ROPE) // 64, 128)
+        return [token, token, token]
     latent = part(0, 128, LATENT // 128, 128)
     if layout is CacheLayout.FP8:
         rope = part(LATENT, ROPE, 1, 64)
