@@ -39,7 +39,7 @@ def append_cases(capability: int) -> Iterator[Case]:
                 f"append {layout} of {tile.tokens} {'dense' if dense else 'padded'}",
                 mla_cache._append_kernel,
                 {"LAYOUT": layout.value, "DENSE": dense, "NATIVE": capability >= 89}
-                | {"T": tile.tokens},
+                | {"INTERPRET": False, "T": tile.tokens},
                 {"latent_ptr": "*bf16", "rope_ptr": "*bf16", "slot_ptr": "*i64"}
                 | {"cache_ptr": "*bf16" if layout == CacheLayout.BF16 else "*u8"},
                 {"num_warps": tile.warps},

@@ -46,8 +46,10 @@ def check(inputs: DecodeInputs) -> tuple[Tensor, Tensor]:
     return out, lse
 
 
-@pytest.mark.parametrize("fp8_query", [False, True], ids=["bf16_query", "fp8_query"])
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("layout", "fp8_query"),
+    [(layout, False) for layout in LAYOUTS] + [(CacheLayout.FP8, True), (CacheLayout.FP8_DS, True)],
+)
 @pytest.mark.parametrize(
     ("num_heads", "num_queries", "block_size", "lengths"),
     [
