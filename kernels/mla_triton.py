@@ -1,8 +1,8 @@
 """Multi-head latent attention for decode, the portable variant: one Triton source for every GPU.
 
 Absorbed MLA: every head's query has 576 numbers (512 against the latent, 64 against the rotary key)
-and every head reads the same cache, whose latent is key and value at once. Correct everywhere from
-sm_80 up, with at most 99 KiB of shared memory; on Hopper a faster variant stands beside it.
+and every head reads the same cache, whose latent is key and value at once. For sm_80 and up, with
+at most 99 KiB of shared memory; on Hopper a faster variant stands beside it.
 
 How the work is split. All tiles of all sequences stand in one row, and the programs cut that row
 into equal chunks: where the lengths are short the chunks are, and a captured graph serves every
@@ -14,7 +14,7 @@ merge kernel weighs the parts in the order of the tokens. The same inputs give t
 
 How the numbers are kept. Scores and sums are float32. With a bf16 cache both products take bf16
 operands. e4m3 is exact in float16, and P has 3 more bits there, so FP8 caches take float16: a bf16
-query enters it divided by a power of two per row, exact down to 2**-31 of the row's largest, and P
+query enters it divided by a power of two per row, exact down to 2**-25 of the row's largest, and P
 times 2**12, which drops no weight above 2**-36 of the largest. The four scales of `fp8_ds_mla`
 never touch the latent: the key side multiplies the partial scores of 128 dimensions, the value side
 multiplies P, relative to the largest scale so far, which the accumulators follow as they follow the
@@ -68,9 +68,9 @@ DECODE_TILES: dict[CacheLayout, tuple[DecodeTile, ...]] = {
 """Per layout, by rows: the first tile that holds all rows of a sequence, else the last.
 
 What Triton 3.6 makes of them for sm_80, sm_89 and sm_90: 54 to 92 KiB of shared memory, 174 to 255
-registers, and spills in the FP8 tiles of 32 rows alone, 144 bytes at most. 64 rows would pass 99 KiB
-or spill, and on Hopper would turn to wgmma. FP8 tiles are fetched one ahead by hand: the compiler's
-own pipeline gives up on bytes that two products want in different layouts.
+registers, and spills in the FP8 tiles of 32 rows alone, 144 bytes at most. 64 rows would pass
+99 KiB or spill, and on Hopper would turn to wgmma. FP8 tiles are fetched one ahead by hand: the
+compiler's own pipeline gives up on bytes that two products want in different layouts.
 """
 
 LEAST_TILES = 4
