@@ -1,8 +1,8 @@
 """Multi-head latent attention for decode, the portable variant: one Triton source for every GPU.
 
 Absorbed MLA: every head's query has 576 numbers (512 against the latent, 64 against the rotary key)
-and every head reads the same cache, whose latent is key and value at once. Correct everywhere from
-sm_80 up, with at most 99 KiB of shared memory; on Hopper a faster variant stands beside it.
+and every head reads the same cache, whose latent is key and value at once. For sm_80 and up, with
+at most 99 KiB of shared memory; on Hopper a faster variant stands beside it.
 
 How the work is split. All tiles of all sequences stand in one row, and the programs cut that row
 into equal chunks: where the lengths are short the chunks are, and a captured graph serves every
@@ -14,7 +14,7 @@ merge kernel weighs the parts in the order of the tokens. The same inputs give t
 
 How the numbers are kept. Scores and sums are float32. With a bf16 cache both products take bf16
 operands. e4m3 is exact in float16, and P has 3 more bits there, so FP8 caches take float16: a bf16
-query enters it divided by a power of two per row, exact down to 2**-31 of the row's largest, and P
+query enters it divided by a power of two per row, exact down to 2**-25 of the row's largest, and P
 times 2**12, which drops no weight above 2**-36 of the largest. The four scales of `fp8_ds_mla`
 never touch the latent: the key side multiplies the partial scores of 128 dimensions, the value side
 multiplies P, relative to the largest scale so far, which the accumulators follow as they follow the
@@ -67,9 +67,10 @@ DECODE_TILES: dict[CacheLayout, tuple[DecodeTile, ...]] = {
 }
 """Per layout, by rows: the first tile that holds all rows of a sequence, else the last.
 
-What the compiler says of them on sm_89: 54 to 92 KiB of shared memory, 178 to 255 registers, no
-spills. 64 rows would pass 99 KiB or spill, and on Hopper would turn to wgmma. FP8 tiles are fetched
-one ahead by hand, since the compiler's pipeline gives up on bytes with two uses.
+What Triton 3.6 makes of them for sm_80, sm_89 and sm_90: 54 to 92 KiB of shared memory, 174 to 255
+registers, and spills in the FP8 tiles of 32 rows alone, 144 bytes at most. 64 rows would pass
+99 KiB or spill, and on Hopper would turn to wgmma. FP8 tiles are fetched one ahead by hand: the
+compiler's own pipeline gives up on bytes that two products want in different layouts.
 """
 
 LEAST_TILES = 4
@@ -105,7 +106,7 @@ def decode_triton(inputs: "DecodeInputs", out_BQHC: Tensor, lse_BQH: Tensor) -> 
     part_lse_SX = part_SXC.new_empty((plan.num_slots, num_rows))
     cut = {
         "num_sequences": num_sequences, "parts": plan.parts, "least_tiles": LEAST_TILES,
-        "slots_per_sequence": plan.num_slots // num_sequences, "INVARIANT": inputs.invariant,
+        "INVARIANT": inputs.invariant,
         "B": max(32, triton.next_power_of_2(num_sequences)), "N": tile.tokens,
         "INTERPRET": bool(triton.knobs.runtime.interpret),
     }  # fmt: skip
@@ -152,12 +153,13 @@ def plan_parts(inputs: "DecodeInputs", tile: DecodeTile, multiprocessors: int) -
     tokens = inputs.block_table_BM.shape[1] * inputs.cache.shape[1]
     most_parts = max(1, triton.cdiv(triton.cdiv(tokens, tile.tokens), LEAST_TILES))
     if inputs.invariant:
-        parts = max(1, INVARIANT_ROWS // (row_tiles * tile.rows))
-        used = num_sequences * min(parts, most_parts)
-        return PartsPlan(num_programs=used, parts=parts, num_slots=used)
+        # Fewer parts for a short table change no cut: its chunks are the least there are.
+        parts = min(max(1, INVARIANT_ROWS // (row_tiles * tile.rows)), most_parts)
+        programs = num_sequences * parts
+        return PartsPlan(num_programs=programs, parts=parts, num_slots=programs)
     parts = max(1, PROGRAMS_PER_SM * multiprocessors // row_tiles)
     parts = min(parts, num_sequences * most_parts)
-    return PartsPlan(num_programs=parts, parts=parts, num_slots=parts + num_sequences)
+    return PartsPlan(num_programs=parts, parts=parts, num_slots=parts + num_sequences - 1)
 
 
 def pick_tile(layout: CacheLayout, num_rows: int) -> DecodeTile:
@@ -194,7 +196,7 @@ def _bound(x, INTERPRET: tl.constexpr):
     return x.handle.data.item() if INTERPRET else x
 
 
-_SHAPES = ["num_sequences", "parts", "least_tiles", "slots_per_sequence"]
+_SHAPES = ["num_sequences", "parts", "least_tiles"]
 """Numbers that change with the batch; the compiled kernel must not."""
 
 
@@ -206,7 +208,7 @@ def _split_kernel(
     q_latent_stride_b, q_latent_stride_q, q_latent_stride_h,
     q_rope_stride_b, q_rope_stride_q, q_rope_stride_h,
     block_stride, token_stride, table_stride, row_tiles,
-    num_sequences, parts, least_tiles, slots_per_sequence,
+    num_sequences, parts, least_tiles,
     INVARIANT: tl.constexpr, B: tl.constexpr, N: tl.constexpr, INTERPRET: tl.constexpr,
     LAYOUT: tl.constexpr, HAS_QUERY_SCALE: tl.constexpr, HAS_CACHE_SCALE: tl.constexpr,
     NATIVE: tl.constexpr, M: tl.constexpr,
@@ -216,7 +218,7 @@ def _split_kernel(
     program = tl.program_id(0) // row_tiles
     tiles_B = _tiles(length_ptr, num_sequences, B, N)
     if INVARIANT:
-        first = program // slots_per_sequence
+        first = program // parts
         last = first
         begin, end = 0, 0
     else:
@@ -250,7 +252,7 @@ def _split_kernel(
         sequence_tiles = tl.cdiv(tl.maximum(length, 0), N)
         if INVARIANT:
             chunk = _tiles_of_part(sequence_tiles, parts, least_tiles)
-            low = tl.minimum(program % slots_per_sequence * chunk, sequence_tiles)
+            low = tl.minimum(program % parts * chunk, sequence_tiles)
             high = tl.minimum(low + chunk, sequence_tiles)
             slot = tl.cast(program, tl.int64)
         else:
@@ -492,7 +494,7 @@ def _store(
 @triton.jit(do_not_specialize=[*_SHAPES, "num_rows"])
 def _merge_kernel(
     length_ptr, part_ptr, part_lse_ptr, out_ptr, lse_ptr, num_rows,
-    num_sequences, parts, least_tiles, slots_per_sequence,
+    num_sequences, parts, least_tiles,
     INVARIANT: tl.constexpr, B: tl.constexpr, N: tl.constexpr, INTERPRET: tl.constexpr,
     S: tl.constexpr,
 ):  # fmt: skip
@@ -503,7 +505,7 @@ def _merge_kernel(
     if INVARIANT:
         chunk = _tiles_of_part(sequence_tiles, parts, least_tiles)
         num_parts = tl.cdiv(sequence_tiles, chunk)
-        slot = sequence * slots_per_sequence
+        slot = sequence * parts
     else:
         tiles_B = _tiles(length_ptr, num_sequences, B, N)
         chunk = _tiles_of_part(tl.sum(tiles_B, axis=0), parts, least_tiles)

@@ -5,7 +5,7 @@ A process of its own, since Triton chooses between interpreter and compiler when
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ class Case:
 
     name: str
     kernel: Any
-    constants: dict[str, object]
+    constants: Mapping[str, object]
     types: dict[str, str]
     options: dict[str, int]
 
@@ -39,7 +39,7 @@ def append_cases(capability: int) -> Iterator[Case]:
                 f"append {layout} of {tile.tokens} {'dense' if dense else 'padded'}",
                 mla_cache._append_kernel,
                 {"LAYOUT": layout.value, "DENSE": dense, "NATIVE": capability >= 89}
-                | {"T": tile.tokens},
+                | {"INTERPRET": False, "T": tile.tokens},
                 {"latent_ptr": "*bf16", "rope_ptr": "*bf16", "slot_ptr": "*i64"}
                 | {"cache_ptr": "*bf16" if layout == CacheLayout.BF16 else "*u8"},
                 {"num_warps": tile.warps},
@@ -48,7 +48,7 @@ def append_cases(capability: int) -> Iterator[Case]:
 
 def decode_cases(capability: int) -> Iterator[Case]:
     """The portable decode: every layout with every tile, shared and invariant."""
-    cut = {"B": 32, "INTERPRET": False}
+    cut: dict[str, object] = {"B": 32, "INTERPRET": False}
     for layout in CacheLayout:
         for tile in DECODE_TILES[layout]:
             invariant = scaled = tile.rows == 32
@@ -82,7 +82,7 @@ def compiled(case: Case, capability: int) -> Any:
         types[name] = "constexpr" if name in case.constants else case.types.get(name, kind)
         if name.endswith("_ptr") or ("stride" in name and name != "table_stride"):
             aligned[(at,)] = [["tt.divisibility", 16]]
-    source = ASTSource(case.kernel, types, constexprs=case.constants, attrs=aligned)
+    source = ASTSource(case.kernel, types, constexprs=dict(case.constants), attrs=aligned)
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=case.options)
 
 

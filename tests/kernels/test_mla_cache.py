@@ -127,18 +127,22 @@ def test_every_bfloat16_becomes_the_nearest_e4m3() -> None:
     assert torch.equal(got, want.to(torch.uint8))
 
 
-def test_quotients_are_rounded_as_a_division_and_not_as_a_product() -> None:
-    """1 / 0.0037 is no float32: multiplying by it would move some values to the next byte."""
-    rng = torch.Generator().manual_seed(0)
-    latent_TC = torch.randn(24, 512, generator=rng).bfloat16().to(DEVICE)
-    rope_TR = torch.zeros(24, 64, dtype=torch.bfloat16, device=DEVICE)
-    for scale in (0.0037, 1 / 3, 3.1e-38):
-        cache = make_cache(CacheLayout.FP8, 2, 16)
-        scale_1 = torch.tensor([scale], device=DEVICE)
-        mla_append(latent_TC, rope_TR, cache, torch.arange(24, device=DEVICE), cache_scale=scale_1)
-        quotient = (latent_TC.double() / scale_1.double()).float().clamp(-448, 448)
-        want = quotient.to(torch.float8_e4m3fn).view(torch.uint8).cpu()
-        assert torch.equal(bytes_of(cache)[..., :512].flatten(0, 1)[:24], want)
+@pytest.mark.parametrize("scale", [7.0, 15.0])
+def test_quotients_are_rounded_as_a_division_and_not_as_a_product(scale: float) -> None:
+    """Quotients halfway between two e4m3: times 1 / 7 or 1 / 15, rounded, some fall to one side."""
+    tie = torch.arange(17, 32, 2, dtype=torch.float64) / 16
+    value = (tie * scale).bfloat16()
+    exact = value.double() == tie * scale
+    even = torch.tensor([1.0, 1.25, 1.25, 1.5, 1.5, 1.75, 1.75, 2.0], dtype=torch.float64)
+    latent_TC = torch.zeros(1, 512, dtype=torch.bfloat16)
+    latent_TC[0, : len(tie)] = value
+    rope_TR = torch.zeros(1, 64, dtype=torch.bfloat16, device=DEVICE)
+    cache = make_cache(CacheLayout.FP8, 1, 16)
+    scale_1 = torch.tensor([scale], device=DEVICE)
+    slot_T = torch.tensor([0], device=DEVICE)
+    mla_append(latent_TC.to(DEVICE), rope_TR, cache, slot_T, cache_scale=scale_1)
+    got = read_cache(cache).cpu()[0, 0, : len(tie)]
+    assert exact.any() and torch.equal(got[exact], even[exact])
 
 
 def test_nan_stays_nan_and_leaves_its_group_s_scale_alone() -> None:

@@ -1,5 +1,6 @@
 """The portable MLA decode: its answers against the definition in float64, and its promises."""
 
+import random
 from dataclasses import replace
 from typing import Any
 
@@ -45,8 +46,10 @@ def check(inputs: DecodeInputs) -> tuple[Tensor, Tensor]:
     return out, lse
 
 
-@pytest.mark.parametrize("fp8_query", [False, True], ids=["bf16_query", "fp8_query"])
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    ("layout", "fp8_query"),
+    [(layout, False) for layout in LAYOUTS] + [(CacheLayout.FP8, True), (CacheLayout.FP8_DS, True)],
+)
 @pytest.mark.parametrize(
     ("num_heads", "num_queries", "block_size", "lengths"),
     [
@@ -307,21 +310,59 @@ def test_the_launch_never_looks_at_the_lengths(
 
 def test_every_part_has_a_slot_of_its_own() -> None:
     """In numbers: the parts of any batch, as the kernel cuts them, fit and never share a slot."""
-    rng = torch.Generator().manual_seed(0)
-    for _ in range(200):
-        num_sequences = int(torch.randint(1, 9, (), generator=rng))
-        tiles = torch.randint(0, 40, (num_sequences,), generator=rng).tolist()
-        parts = int(torch.randint(1, 30, (), generator=rng))
-        chunk = max(-(-sum(tiles) // parts), 1)
+    inputs = make_inputs([1], layout=CacheLayout.BF16, num_heads=1)
+    tile = mla_triton.pick_tile(CacheLayout.BF16, 1)
+    full = 0
+    for seed in range(300):
+        draw = random.Random(seed)
+        tiles = [draw.choice([0, 1, 2, draw.randrange(40)]) for _ in range(draw.randint(1, 8))]
+        num_blocks = max(1, max(tiles) * tile.tokens // 16)
+        shape = replace(
+            inputs,
+            q_latent_BQHC=torch.zeros(len(tiles), 1, 1, 512),
+            block_table_BM=torch.zeros(len(tiles), num_blocks),
+        )
+        plan = mla_triton.plan_parts(shape, tile, draw.randint(1, 30))
+        chunk = max(-(-sum(tiles) // plan.parts), 1)
         slots = [
             program + sequence
             for sequence, count in enumerate(tiles)
-            for program in range(parts)
+            for program in range(plan.num_programs)
             if max(program * chunk, sum(tiles[:sequence]))
             < min(program * chunk + chunk, sum(tiles[:sequence]) + count)
         ]
         assert len(set(slots)) == len(slots)
-        assert all(slot < parts + num_sequences for slot in slots)
+        assert plan.num_programs * chunk >= sum(tiles)
+        assert all(slot < plan.num_slots for slot in slots)
+        full += plan.num_slots - 1 in slots
+    assert full > 0  # one slot less would have been too few
+
+
+@pytest.mark.parametrize("num_rows", [1, 16, 17, 128, 512])
+@pytest.mark.parametrize("num_tokens", [16, 1000, 163840])
+def test_invariant_parts_depend_on_rows_alone(num_rows: int, num_tokens: int) -> None:
+    """Neither the batch, nor the table, nor the GPU has a say in where a sequence is cut."""
+    layout = CacheLayout.FP8
+    inputs = make_inputs([1], layout=layout, num_heads=1, invariant=True)
+    tile = mla_triton.pick_tile(layout, num_rows)
+
+    def plan(num_sequences: int, num_blocks: int, multiprocessors: int) -> mla_triton.PartsPlan:
+        shape = replace(
+            inputs,
+            q_latent_BQHC=torch.empty(num_sequences, 1, num_rows, 512, device="meta"),
+            block_table_BM=torch.empty(num_sequences, num_blocks, device="meta"),
+        )
+        return mla_triton.plan_parts(shape, tile, multiprocessors)
+
+    tiles = -(-num_tokens // tile.tokens)
+    chunks = set()
+    for num_sequences, spare, multiprocessors in ((1, 0, 132), (7, 1, 8), (256, 5000, 108)):
+        found = plan(num_sequences, -(-num_tokens // 16) + spare, multiprocessors)
+        chunk = max(-(-tiles // found.parts), mla_triton.LEAST_TILES)
+        assert found.num_slots == num_sequences * found.parts
+        assert found.parts * chunk >= tiles
+        chunks.add(chunk)
+    assert len(chunks) == 1
 
 
 def test_refuses_outputs_that_are_not_contiguous() -> None:
