@@ -19,6 +19,7 @@ Triton's interpreter), `reference` (plain PyTorch). `unsupported_reason` says wh
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -243,20 +244,38 @@ def unsupported_reason(inputs: DecodeInputs, variant: Variant) -> str | None:
         device = inputs.cache.device
         if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
             return "on a CPU Triton needs its interpreter: TRITON_INTERPRET=1 before it is imported"
-        if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
-            return f"the Triton kernel needs compute capability 8.0, {device} has less"
+        if device.type == "cuda":
+            major, minor = torch.cuda.get_device_capability(device)
+            if (major, minor) < (8, 0):
+                return (
+                    "the Triton kernel needs compute capability 8.0 or more, "
+                    f"this GPU has {major}.{minor}"
+                )
+        elif device.type not in ("cpu", "meta"):
+            return f"the Triton kernel needs an NVIDIA GPU or a CPU, and the cache is on {device}"
     return None
 
 
 def choose_variant(inputs: DecodeInputs, variant: Variant | None) -> Variant:
-    """The variant asked for, or the fastest that can run."""
+    """The variant asked for, or the fastest that can run; warns where only the reference can."""
     if variant is not None:
         if variant not in VARIANTS:
             raise ValueError(f"variant: one of {', '.join(VARIANTS)}, got {variant!r}")
         if reason := unsupported_reason(inputs, variant):
             raise NotImplementedError(f"variant {variant}: {reason}")
         return variant
-    return next(name for name in VARIANTS if unsupported_reason(inputs, name) is None)
+    reasons: list[str] = []
+    for name in VARIANTS:
+        reason = unsupported_reason(inputs, name)
+        if reason is None:
+            break
+        reasons.append(reason)
+    if name == "reference" and not torch.compiler.is_compiling():  # which knows no warnings
+        warnings.warn(
+            f"mla_decode runs as plain PyTorch, sequence by sequence: {'; '.join(reasons)}",
+            stacklevel=3,
+        )
+    return name
 
 
 def check_lengths_and_table(cache: Tensor, block_table_BM: Tensor, length_B: Tensor) -> None:
