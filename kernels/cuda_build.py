@@ -107,7 +107,7 @@ def find_nvrtc() -> ctypes.CDLL | None:
     names = [f"libnvrtc.so.{major}" for major in (13, 12)]
     folders = [Path(entry) / "nvidia" for entry in sys.path if entry]
     found = [
-        str(folder / place / "lib" / name)
+        folder / place / "lib" / name
         for name in names
         for folder in folders
         for place in ("cu13", "cuda_nvrtc")
@@ -115,10 +115,19 @@ def find_nvrtc() -> ctypes.CDLL | None:
     ]
     for candidate in [*found, *names]:
         try:
-            return ctypes.CDLL(candidate)
+            if isinstance(candidate, Path):
+                _load_builtins(candidate.parent)
+            return ctypes.CDLL(str(candidate))
         except OSError:
             continue
     return None
+
+
+def _load_builtins(folder: Path) -> None:
+    """Load what NVRTC opens by its bare name when it compiles: some versions do not look for it
+    beside themselves, but all take it where it is loaded already."""
+    for library in sorted(folder.glob("libnvrtc-builtins.so.*")):
+        ctypes.CDLL(str(library))
 
 
 def nvrtc_version(nvrtc: ctypes.CDLL) -> str:
