@@ -229,11 +229,11 @@ struct RawQueries {
       const int real = min(row, rows - 1), token = real / p.heads, head = real - token * p.heads;
       const u8* from = (const u8*)p.q_latent + QUERY_SIZE * (sequence * p.q_latent_stride[0] +
                        token * p.q_latent_stride[1] + head * p.q_latent_stride[2]);
-      latent[i] = __ldg((const uint4*)(from + (quarter * LANES + lane) * 16));
+      latent[i] = load_early(from + (quarter * LANES + lane) * 16);
       if (lane < QUERY_SIZE) {
         from = (const u8*)p.q_rope + QUERY_SIZE * (sequence * p.q_rope_stride[0] +
                token * p.q_rope_stride[1] + head * p.q_rope_stride[2]);
-        rope[i] = __ldg((const uint4*)(from + (quarter * QUERY_SIZE + lane) * 16));
+        rope[i] = load_early(from + (quarter * QUERY_SIZE + lane) * 16);
       }
     }
   }
@@ -539,9 +539,9 @@ struct Softmax {  // of the rows that this warp keeps
 };
 
 // A partial result lies as the threads hold it, so that a warp writes 512 contiguous bytes at a time:
-// (warp, tile of 16 rows, half of it, 16 columns, lane), four values each.
+// (warp, tile of 16 rows, half of it, 32 columns, lane), eight values each.
 struct Fragments {
-  static constexpr int STEPS = COLUMNS / 16;
+  static constexpr int STEPS = COLUMNS / 32;
 
   static __device__ __forceinline__ int group(int warp, int m, int half, int c, int lane) {
     return (((warp * TILES + m) * 2 + half) * STEPS + c) * 32 + lane;
@@ -553,14 +553,13 @@ struct Fragments {
   static __device__ __forceinline__ bool first_of_row(int group) {
     return warp(group) == 0 && group / 32 % STEPS == 0 && group % 4 == 0;
   }
-  static __device__ __forceinline__ void write(int group, u16* out, float4 v) {
-    const int column = warp(group) * COLUMNS + group / 32 % STEPS * 16, t = group % 4;
-    const u32 low = pack_bf16(v.x, v.y), high = pack_bf16(v.z, v.w);
-    if (BF16_CACHE) {
-      *(u32*)(out + column + 2 * t) = low;
-      *(u32*)(out + column + 8 + 2 * t) = high;
-    } else {
-      *(uint2*)(out + column + 4 * t) = make_uint2(low, high);
+  static __device__ __forceinline__ void write(int group, u16* out, uint4 v) {
+    const int t = group % 4;
+    out += warp(group) * COLUMNS + group / 32 % STEPS * 32 + (BF16_CACHE ? 2 * t : 4 * t);
+    if (BF16_CACHE) {  // columns 2t, 2t + 1 of each eight
+      *(u32*)out = v.x, *(u32*)(out + 8) = v.y, *(u32*)(out + 16) = v.z, *(u32*)(out + 24) = v.w;
+    } else {  // columns 4t to 4t + 3 of each sixteen
+      *(uint2*)out = make_uint2(v.x, v.y), *(uint2*)(out + 16) = make_uint2(v.z, v.w);
     }
   }
 };
@@ -723,24 +722,24 @@ struct Multiplier {
 
   __device__ __forceinline__ void all_tiles() {
     if (begin >= end) return;
+    // Each stage stands in the code once: in a short call, fetching instructions is what takes time.
     const int tiles = (end - begin + 63) / 64;
-    score_tile(0);
-    if (DEEP) {
-      named_barrier(1, MATH);
-      soften_tile(0);
-      score_tile(1);
-      for (int tile = 0; tile < tiles; ++tile) {
-        named_barrier(1, MATH);
-        soften_tile(tile + 1);
-        use_tile(tile);
+#pragma unroll 1
+    for (int tile = DEEP ? -2 : -1; tile < tiles; ++tile) {
+      if (DEEP) {
+        if (tile > -2) {
+          named_barrier(1, MATH);
+          soften_tile(tile + 1);
+          if (tile >= 0) use_tile(tile);
+        }
         score_tile(tile + 2);
-      }
-    } else {
-      for (int tile = 0; tile < tiles; ++tile) {
-        named_barrier(1, MATH);
-        soften_tile(tile);
-        named_barrier(1, MATH);
-        use_tile(tile);
+      } else {
+        if (tile >= 0) {
+          named_barrier(1, MATH);
+          soften_tile(tile);
+          named_barrier(1, MATH);
+          use_tile(tile);
+        }
         score_tile(tile + 1);
       }
     }
@@ -765,7 +764,7 @@ struct Multiplier {
       }
     }
     named_barrier(1, MATH);
-    float4* const partial = (float4*)p.partial_out + (u64)piece.slot * (ROWS * (LATENT / 4));
+    uint4* const partial = (uint4*)p.partial_out + (u64)piece.slot * (ROWS * (LATENT / 8));
 #pragma unroll
     for (int m = 0; m < TILES; ++m) {
 #pragma unroll
@@ -773,11 +772,17 @@ struct Multiplier {
         const int row = m * 16 + half * 8 + (places.lane >> 2);
         const float factor = load_shared_float(inverses + row * 4) * value_scale;
 #pragma unroll
-        for (int c = 0; c < COLUMNS / 16; ++c) {
-          const float(&a)[4] = o[m][2 * c], (&b)[4] = o[m][2 * c + 1];
-          float4 v = BF16_CACHE ? make_float4(a[2 * half], a[2 * half + 1], b[2 * half], b[2 * half + 1])
-                                : make_float4(a[2 * half], b[2 * half], a[2 * half + 1], b[2 * half + 1]);
-          v.x *= factor, v.y *= factor, v.z *= factor, v.w *= factor;
+        for (int c = 0; c < COLUMNS / 32; ++c) {
+          u32 word[4];
+#pragma unroll
+          for (int i = 0; i < 2; ++i) {  // 16 columns: two tiles of the instruction
+            const float(&a)[4] = o[m][4 * c + 2 * i], (&b)[4] = o[m][4 * c + 2 * i + 1];
+            const float a0 = a[2 * half] * factor, a1 = a[2 * half + 1] * factor;
+            const float b0 = b[2 * half] * factor, b1 = b[2 * half + 1] * factor;
+            word[2 * i] = BF16_CACHE ? pack_bf16(a0, a1) : pack_bf16(a0, b0);
+            word[2 * i + 1] = BF16_CACHE ? pack_bf16(b0, b1) : pack_bf16(a1, b1);
+          }
+          const uint4 v = make_uint4(word[0], word[1], word[2], word[3]);
           const int group = Fragments::group(places.warp, m, half, c, places.lane);
           if (!whole) partial[group] = v;
           else if (row < rows) Fragments::write(group, p.out + (first_row + row) * LATENT, v);
