@@ -56,6 +56,13 @@ __device__ __forceinline__ u32 smem_address(const void* pointer) {
   return static_cast<u32>(__cvta_generic_to_shared(pointer));
 }
 
+// The same value, of which the compiler no longer knows where it comes from: it can neither work it out
+// again in a loop, nor work out before a loop, and spill, what follows from it.
+__device__ __forceinline__ u32 opaque(u32 x) {
+  asm volatile("mov.u32 %0, %0;" : "+r"(x));
+  return x;
+}
+
 __device__ __forceinline__ float exp2_fast(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -241,14 +248,13 @@ struct Plan {
     start = start_of_first + sum - weight;
   }
 
-  // Over all sequences: the number of pieces, and the longest of them.
-  __device__ __forceinline__ void count_pieces(int& count, int& longest) const {
-    count = longest = 0;
+  __device__ __forceinline__ int count_pieces() const {
+    int count = 0;
     for (int first = 0; first < batch; first += 32) {
-      const int here = (load_length(first + lane) + UNIT - 1) / UNIT, cut = pieces(here);
-      count += __reduce_add_sync(FULL_WARP, first + lane < batch ? cut : 0);
-      longest = max(longest, __reduce_max_sync(FULL_WARP, divide_up(here, cut)));
+      const int at = first + lane, cut = pieces((load_length(at) + UNIT - 1) / UNIT);
+      count += __reduce_add_sync(FULL_WARP, at < batch ? cut : 0);
     }
+    return count;
   }
 
   __device__ __forceinline__ void choose(const Params& p) {
@@ -264,13 +270,15 @@ struct Plan {
     int count = batch, cost = rounds * (longest + SEQUENCE_COST);  // uncut
     chunk = max(longest, 1);
     if (rounds == 1 && longest > share) {
-      chunk = share;
+      // The longest in equal pieces not shorter than a share; longer ones while there are too many.
+      chunk = divide_up(longest, max(divide(longest, share), 1));
       for (int i = 0; i < 8; ++i) {
-        count_pieces(count, cost);
+        count = count_pieces();
         if (count <= p.parts) break;
-        chunk = max(chunk + 1, (int)(((i64)chunk * count + p.parts - 1) / p.parts));
+        chunk = max(chunk + 1, divide_up(chunk * min(count, 2 * p.parts), p.parts));
       }
-      if (count > p.parts) chunk = longest, cost = longest, count = batch;
+      if (count > p.parts) chunk = longest, count = batch;
+      cost = chunk;
     }
     if (share + CUT_COST < cost) chunk = 0, count = all;
     else share = rounds;
@@ -285,9 +293,8 @@ struct Plan {
     lane = threadIdx.x & 31;
     first_length = lane < batch ? max(__ldg(lengths + lane), 0) : 0;
     if (p.invariant) {
-      int count, longest;
       chunk = OWN;
-      count_pieces(count, longest);
+      const int count = count_pieces();
       share = (count + p.parts - 1) / p.parts;
       position = min(part * share, count);
       end = min(position + share, count);
@@ -428,59 +435,95 @@ __device__ __forceinline__ void merge_lanes(const Params& p, const Piece& piece,
 // This block's slice of a merged sequence: groups of eight values, each shared by `lanes` neighbouring
 // threads that take every lanes-th split. The sums of all splits come through shared memory first:
 // every block needs them, and asking for each where it is used would queue at a few lines of the L2.
-// A thread asks for SPLITS splits before it uses the first, for what counts here is latency; what lies beyond the end is asked for again rather than not at all, since a branch
+// A thread asks for four splits before it uses the first, for what counts here is latency; what lies beyond the end is asked for again rather than not at all, since a branch
 // would make each load wait for the one before. The order of each sum depends on the number of splits
 // alone.
-template <class Layout, int ROWS, int THREADS, int SPLITS>
-__device__ __forceinline__ void merge_groups(const Params& p, const Piece& piece, int row_block,
-                                             int thread, int lanes, const float* sums) {
-  constexpr int GROUPS = ROWS * (LATENT / 8);
-  const int each = (GROUPS + piece.sharers - 1) / piece.sharers;
-  const int lane = thread & (lanes - 1), stride = THREADS / lanes;
-  const int last = min((piece.rank + 1) * each, GROUPS);
-  const int slots = first_slot(p, row_block);
-  // Whole warps stay together for the shuffles: the loop bound is the same for all their lanes.
-#pragma unroll 1
-  for (int first = piece.rank * each; first < last; first += stride) {
-    const int group = first + thread / lanes, real = min(group, GROUPS - 1), row = Layout::row(real);
-    float top = NEG_INF, sum = 0.f, value[8] = {};
-#pragma unroll 1
-    for (int j = lane; j < piece.splits; j += SPLITS * lanes) {
-      uint4 part[SPLITS];
-#pragma unroll
-      for (int u = 0; u < SPLITS; ++u) {
-        const u32 slot = slots + piece.slot_of(min(j + u * lanes, piece.splits - 1));
-        part[u] = load_l2((const uint4*)p.partial_out + ((u64)slot * GROUPS + real));
-      }
-      float weight[SPLITS], high = top;
-#pragma unroll
-      for (int u = 0; u < SPLITS; ++u) {
-        const int split = j + u * lanes;
-        weight[u] = split < piece.splits ? sums[split * ROWS + row] : NEG_INF;
-        high = fmaxf(high, weight[u]);
-      }
-      const float safe = high == NEG_INF ? 0.f : high;
-      const float keep = exp2_fast(top - safe);
-      sum *= keep;
-#pragma unroll
-      for (int i = 0; i < 8; ++i) value[i] *= keep;
-#pragma unroll
-      for (int u = 0; u < SPLITS; ++u) {
-        const float w = exp2_fast(weight[u] - safe);
-        const u32 pair[4] = {part[u].x, part[u].y, part[u].z, part[u].w};
-        sum += w;
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          value[2 * i] += w * __uint_as_float(pair[i] << 16);
-          value[2 * i + 1] += w * __uint_as_float(pair[i] & 0xffff0000u);
-        }
-      }
-      top = high;
-    }
-    merge_lanes<Layout>(p, piece, row_block * ROWS, group, group < last && lane == 0, lanes, top, sum,
-                        value);
+template <class Layout, int ROWS, int THREADS>
+struct Slice {
+  static constexpr int GROUPS = ROWS * (LATENT / 8), SPLITS = 4;
+  const Params& p;
+  const Piece& piece;
+  int row_block, thread, lanes, lane, last, slots, first;
+  uint4 part[SPLITS];
+
+  __device__ __forceinline__ Slice(const Params& p_, const Piece& piece_, int row_block_, int thread_)
+      : p(p_), piece(piece_), row_block(row_block_), thread(thread_), lanes(1) {
+    while (lanes * SPLITS < piece.splits && lanes < 32) lanes *= 2;
+    const int each = (GROUPS + piece.sharers - 1) / piece.sharers;
+    first = piece.rank * each;
+    last = min(first + each, GROUPS);
+    lane = thread & (lanes - 1);
+    slots = first_slot(p, row_block);
   }
-}
+
+  __device__ __forceinline__ int group() const { return first + thread / lanes; }
+  __device__ __forceinline__ int real_group() const { return min(group(), GROUPS - 1); }
+
+  __device__ __forceinline__ void ask(int j) {
+#pragma unroll
+    for (int u = 0; u < SPLITS; ++u) {
+      const u32 slot = slots + piece.slot_of(min(j + u * lanes, piece.splits - 1));
+      part[u] = load_l2((const uint4*)p.partial_out + ((u64)slot * GROUPS + real_group()));
+    }
+  }
+
+  // The sums of all splits, from every block's corner of the L2 into shared memory.
+  __device__ __forceinline__ void fetch_sums(float* sums) const {
+#pragma unroll 1
+    for (int i = thread; i < piece.splits * ROWS; i += THREADS)
+      sums[i] = load_l2(p.partial_lse + ((slots + piece.slot_of(i / ROWS)) * ROWS + i % ROWS));
+  }
+
+  // One group of every `lanes` threads, then the next; the first was asked for.
+  // Whole warps stay together for the shuffles: the loop bound is the same for all their lanes.
+  __device__ __forceinline__ void merge(const float* sums) {
+#pragma unroll 1
+    while (true) {
+      const int row = Layout::row(real_group());
+      float top = NEG_INF, sum = 0.f, value[8] = {};
+#pragma unroll 1
+      for (int j = lane;; ) {
+        add(sums, row, j, top, sum, value);
+        j += SPLITS * lanes;
+        if (j - lane >= piece.splits) break;
+        ask(j);
+      }
+      merge_lanes<Layout>(p, piece, row_block * ROWS, group(), group() < last && lane == 0, lanes, top,
+                          sum, value);
+      first += THREADS / lanes;
+      if (first >= last) return;
+      ask(lane);
+    }
+  }
+
+  __device__ __forceinline__ void add(const float* sums, int row, int j, float& top, float& sum,
+                                      float (&value)[8]) const {
+    float weight[SPLITS], high = top;
+#pragma unroll
+    for (int u = 0; u < SPLITS; ++u) {
+      const int split = j + u * lanes;
+      weight[u] = split < piece.splits ? sums[split * ROWS + row] : NEG_INF;
+      high = fmaxf(high, weight[u]);
+    }
+    const float safe = high == NEG_INF ? 0.f : high;
+    const float keep = exp2_fast(top - safe);
+    sum *= keep;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) value[i] *= keep;
+#pragma unroll
+    for (int u = 0; u < SPLITS; ++u) {
+      const float w = exp2_fast(weight[u] - safe);
+      const u32 pair[4] = {part[u].x, part[u].y, part[u].z, part[u].w};
+      sum += w;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        value[2 * i] += w * __uint_as_float(pair[i] << 16);
+        value[2 * i + 1] += w * __uint_as_float(pair[i] & 0xffff0000u);
+      }
+    }
+    top = high;
+  }
+};
 
 // Arrive at, and later finish, the merges of one block; THREADS threads call both together.
 // In shared memory stand `waiting`, with room for two, and one at hand: the first and the last
@@ -522,24 +565,18 @@ struct Merger {
         ++count;
       }
     }
+#pragma unroll 1
     for (; at < stop; ++at) {
-      if (piece == nullptr) {
-        if (thread == 0) merge_wait(counter(waiting[at]), waiting[at].sharers);
-        named_barrier(barrier_id, THREADS);
-        if (thread == 0) merge_leave(counter(waiting[at]), waiting[at].sharers);
-      }
-      merge(waiting[at]);
+      const Piece& mine = waiting[at];
+      if (piece == nullptr && thread == 0) merge_wait(counter(mine), mine.sharers);
+      Slice<Layout, ROWS, THREADS> slice(p, mine, row_block, opaque(thread));
+      named_barrier(barrier_id, THREADS);
+      slice.ask(slice.lane);
+      slice.fetch_sums(sums);
+      if (piece == nullptr && thread == 0) merge_leave(counter(mine), mine.sharers);
+      named_barrier(barrier_id, THREADS);
+      slice.merge(sums);
+      named_barrier(barrier_id, THREADS);  // the next use of `sums`
     }
-  }
-
-  __device__ __forceinline__ void merge(const Piece& piece) {
-    const int slots = first_slot(p, row_block);
-    for (int i = thread; i < piece.splits * ROWS; i += THREADS)
-      sums[i] = load_l2(p.partial_lse + ((slots + piece.slot_of(i / ROWS)) * ROWS + i % ROWS));
-    named_barrier(barrier_id, THREADS);
-    int lanes = 1;
-    while (lanes * 4 < piece.splits && lanes < 32) lanes *= 2;
-    merge_groups<Layout, ROWS, THREADS, 4>(p, piece, row_block, thread, lanes, sums);
-    named_barrier(barrier_id, THREADS);  // the next use of `sums`
   }
 };
