@@ -117,9 +117,11 @@ def decode_hopper(inputs: DecodeInputs, out_BQHC: Tensor, lse_BQH: Tensor) -> No
             cluster,
         )
         partial_out = torch.empty(
-            plan.row_blocks * plan.slots, plan.rows, LATENT, dtype=torch.float32, device=device
+            plan.row_blocks * plan.slots, plan.rows, LATENT, dtype=torch.bfloat16, device=device
         )
-        partial_lse = partial_out.new_empty(plan.row_blocks * plan.slots, plan.rows)
+        partial_lse = partial_out.new_empty(
+            plan.row_blocks * plan.slots, plan.rows, dtype=torch.float32
+        )
         stream = torch.cuda.current_stream(device).cuda_stream
         counters = _counters(device.index, stream, 2 * plan.row_blocks * lse_BQH.shape[0])
         params = _params(inputs, plan, out_BQHC, lse_BQH, partial_out, partial_lse, counters)

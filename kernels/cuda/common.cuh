@@ -25,7 +25,7 @@ struct Params {
   const float* cache_scale;  // null: 1
   u16* out;                  // (B, Q, H, 512) bfloat16
   float* lse;                // (B, Q, H), natural logarithm
-  float* partial_out;        // (slots, ROWS, 512), each row already divided by its sum
+  u16* partial_out;          // (slots, ROWS, 512) bfloat16, each row already divided by its sum
   float* partial_lse;        // (slots, ROWS), base 2
   u32* counters;             // (row blocks, B, 2): arrivals and departures, zero between launches
   float scale_log2;          // softmax scale times log2(e)
@@ -54,6 +54,13 @@ constexpr int MIN_CHUNK_UNITS = 16;
 
 __device__ __forceinline__ u32 smem_address(const void* pointer) {
   return static_cast<u32>(__cvta_generic_to_shared(pointer));
+}
+
+// The same value, of which the compiler no longer knows where it comes from: it can neither work it out
+// again in a loop, nor work out before a loop, and spill, what follows from it.
+__device__ __forceinline__ u32 opaque(u32 x) {
+  asm volatile("mov.u32 %0, %0;" : "+r"(x));
+  return x;
 }
 
 __device__ __forceinline__ float exp2_fast(float x) {
@@ -143,10 +150,18 @@ __device__ __forceinline__ float reciprocal(float x) {
   return y;
 }
 
-__device__ __forceinline__ float4 load_l2(const float4* pointer) {
-  float4 v;
-  asm volatile("ld.global.cg.v4.f32 {%0, %1, %2, %3}, [%4];"
-               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "l"(pointer));
+__device__ __forceinline__ uint4 load_l2(const uint4* pointer) {
+  uint4 v;
+  asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(pointer));
+  return v;
+}
+
+// Not to be put off until it is used.
+__device__ __forceinline__ uint4 load_early(const void* pointer) {
+  uint4 v;
+  asm volatile("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(pointer));
   return v;
 }
 
@@ -186,6 +201,15 @@ struct Piece {
   }
 };
 
+// a / b for 0 <= a < 2^23 and b > 0, without the long way round.
+__device__ __forceinline__ int divide(int a, int b) {
+  int q = (int)((float)a * reciprocal((float)b));
+  const int rest = a - q * b;
+  return rest < 0 ? q - 1 : rest >= b ? q + 1 : q;
+}
+
+__device__ __forceinline__ int divide_up(int a, int b) { return divide(a + b - 1, b); }
+
 struct Plan {
   const int* lengths;
   int batch, part, lane;
@@ -194,17 +218,19 @@ struct Plan {
   // The 32 sequences at hand: each lane holds one.
   int base, length, units, weight, start;
 
+  int first_length;  // the first 32 are asked for once
+
   static constexpr int OWN = -1;
 
   __device__ __forceinline__ int load_length(int at) const {
-    return at < batch ? max(__ldg(lengths + at), 0) : 0;
+    return at < 32 ? first_length : at < batch ? max(__ldg(lengths + at), 0) : 0;
   }
 
   // Pieces of a sequence that is cut into chunks.
   __device__ __forceinline__ int pieces(int units) const {
     int most = chunk;
     if (chunk == OWN) most = max((units + MAX_CHUNKS - 1) / MAX_CHUNKS, MIN_CHUNK_UNITS);
-    return max((units + most - 1) / most, 1);
+    return max(divide_up(units, most), 1);
   }
 
   __device__ __forceinline__ void weigh(int first, int start_of_first) {
@@ -222,14 +248,13 @@ struct Plan {
     start = start_of_first + sum - weight;
   }
 
-  // Over all sequences: the number of pieces, and the longest of them.
-  __device__ __forceinline__ void count_pieces(int& count, int& longest) const {
-    count = longest = 0;
+  __device__ __forceinline__ int count_pieces() const {
+    int count = 0;
     for (int first = 0; first < batch; first += 32) {
-      const int here = (load_length(first + lane) + UNIT - 1) / UNIT, cut = pieces(here);
-      count += __reduce_add_sync(FULL_WARP, first + lane < batch ? cut : 0);
-      longest = max(longest, __reduce_max_sync(FULL_WARP, (here + cut - 1) / cut));
+      const int at = first + lane, cut = pieces((load_length(at) + UNIT - 1) / UNIT);
+      count += __reduce_add_sync(FULL_WARP, at < batch ? cut : 0);
     }
+    return count;
   }
 
   __device__ __forceinline__ void choose(const Params& p) {
@@ -240,18 +265,20 @@ struct Plan {
       longest = max(longest, __reduce_max_sync(FULL_WARP, here));
     }
     const int all = total + batch * SEQUENCE_COST;
-    share = max((all + p.parts - 1) / p.parts, p.min_units);
-    const int rounds = (batch + p.parts - 1) / p.parts;
+    share = max(divide_up(all, p.parts), p.min_units);
+    const int rounds = divide_up(batch, p.parts);
     int count = batch, cost = rounds * (longest + SEQUENCE_COST);  // uncut
     chunk = max(longest, 1);
     if (rounds == 1 && longest > share) {
-      chunk = share;
+      // The longest in equal pieces not shorter than a share; longer ones while there are too many.
+      chunk = divide_up(longest, max(divide(longest, share), 1));
       for (int i = 0; i < 8; ++i) {
-        count_pieces(count, cost);
+        count = count_pieces();
         if (count <= p.parts) break;
-        chunk = max(chunk + 1, (int)(((i64)chunk * count + p.parts - 1) / p.parts));
+        chunk = max(chunk + 1, divide_up(chunk * min(count, 2 * p.parts), p.parts));
       }
-      if (count > p.parts) chunk = longest, cost = longest, count = batch;
+      if (count > p.parts) chunk = longest, count = batch;
+      cost = chunk;
     }
     if (share + CUT_COST < cost) chunk = 0, count = all;
     else share = rounds;
@@ -264,10 +291,10 @@ struct Plan {
     batch = p.batch;
     part = part_;
     lane = threadIdx.x & 31;
+    first_length = lane < batch ? max(__ldg(lengths + lane), 0) : 0;
     if (p.invariant) {
-      int count, longest;
       chunk = OWN;
-      count_pieces(count, longest);
+      const int count = count_pieces();
       share = (count + p.parts - 1) / p.parts;
       position = min(part * share, count);
       end = min(position + share, count);
@@ -301,11 +328,11 @@ struct Plan {
   }
 
   __device__ __forceinline__ int part_of(int place) const {
-    return share == 1 ? place : place / share;
+    return share == 1 ? place : divide(place, share);
   }
 
   __device__ __forceinline__ void take_chunk(Piece& piece, int from, int count, int span) {
-    const int at = position - from, each = span == 1 ? count : (count + span - 1) / span;
+    const int at = position - from, each = span == 1 ? count : divide_up(count, span);
     position += 1;
     piece.begin = at * each * UNIT;
     piece.end = min(piece.begin + each * UNIT, piece.length);
@@ -369,103 +396,134 @@ __device__ __forceinline__ void merge_leave(u32* counter, u32 sharers) {
     asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(counter), "r"(0) : "memory");
 }
 
-// How a kernel lays out a partial result: ROWS * 128 groups of four values, each group of one row.
-// `row(group)` names the row; `write(group, out, values)` puts the four, as bf16, where they belong
-// in that row of the output.
+// How a kernel lays out a partial result: ROWS * 64 groups of eight bf16, each group of one row. (The
+// rounding of a piece to bf16 is averaged over the pieces, and the output is rounded to bf16 anyhow;
+// float32 would double what the merge moves.) `row(group)` names the row; `write(group, out, values)`
+// puts the eight where they belong in that row of the output.
 
 // Join what the lanes of one group hold, and write it.
 template <class Layout>
 __device__ __forceinline__ void merge_lanes(const Params& p, const Piece& piece, int first_row,
                                             int group, bool writes, int lanes, float top, float sum,
-                                            float4 value) {
+                                            float (&value)[8]) {
   float high = top;
   for (int step = 1; step < lanes; step *= 2)
     high = fmaxf(high, __shfl_xor_sync(FULL_WARP, high, step));
   const float keep = exp2_fast(top - (high == NEG_INF ? 0.f : high));
-  value.x *= keep, value.y *= keep, value.z *= keep, value.w *= keep, sum *= keep;
+  sum *= keep;
+#pragma unroll
+  for (int i = 0; i < 8; ++i) value[i] *= keep;
+#pragma unroll 1
   for (int step = 1; step < lanes; step *= 2) {
-    value.x += __shfl_xor_sync(FULL_WARP, value.x, step);
-    value.y += __shfl_xor_sync(FULL_WARP, value.y, step);
-    value.z += __shfl_xor_sync(FULL_WARP, value.z, step);
-    value.w += __shfl_xor_sync(FULL_WARP, value.w, step);
     sum += __shfl_xor_sync(FULL_WARP, sum, step);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) value[i] += __shfl_xor_sync(FULL_WARP, value[i], step);
   }
   const int row = first_row + Layout::row(group);
   if (!writes || row >= p.query_tokens * p.heads) return;
   const float inverse = sum == 0.f ? 0.f : reciprocal(sum);
   const i64 at = (i64)piece.sequence * p.query_tokens * p.heads + row;
-  value.x *= inverse, value.y *= inverse, value.z *= inverse, value.w *= inverse;
-  Layout::write(group, p.out + at * LATENT, value);
+  Layout::write(group, p.out + at * LATENT,
+                make_uint4(pack_bf16(value[0] * inverse, value[1] * inverse),
+                           pack_bf16(value[2] * inverse, value[3] * inverse),
+                           pack_bf16(value[4] * inverse, value[5] * inverse),
+                           pack_bf16(value[6] * inverse, value[7] * inverse)));
   if (Layout::first_of_row(group))
     p.lse[at] = sum == 0.f ? NEG_INF : (high + log2_fast(sum)) * 0.69314718055994531f;
 }
 
-// This block's slice of a merged sequence: groups of four values, each shared by `lanes` neighbouring
+// This block's slice of a merged sequence: groups of eight values, each shared by `lanes` neighbouring
 // threads that take every lanes-th split. The sums of all splits come through shared memory first:
 // every block needs them, and asking for each where it is used would queue at a few lines of the L2.
-// A thread asks for AT_ONCE groups times SPLITS splits before it uses the first, for what counts here
-// is latency; what lies beyond the end is asked for again rather than not at all, since a branch
+// A thread asks for four splits before it uses the first, for what counts here is latency; what lies beyond the end is asked for again rather than not at all, since a branch
 // would make each load wait for the one before. The order of each sum depends on the number of splits
 // alone.
-template <class Layout, int ROWS, int THREADS, int AT_ONCE, int SPLITS>
-__device__ __forceinline__ void merge_groups(const Params& p, const Piece& piece, int row_block,
-                                             int thread, int lanes, const float* sums) {
-  constexpr int GROUPS = ROWS * (LATENT / 4);
-  const int each = (GROUPS + piece.sharers - 1) / piece.sharers;
-  const int lane = thread & (lanes - 1), stride = THREADS / lanes;
-  const int last = min((piece.rank + 1) * each, GROUPS);
-  const int slots = first_slot(p, row_block);
-  // Whole warps stay together for the shuffles: the loop bound is the same for all their lanes.
-  for (int base = piece.rank * each + thread / lanes; base - thread / lanes < last;
-       base += stride * AT_ONCE) {
-    float top[AT_ONCE], sum[AT_ONCE];
-    float4 value[AT_ONCE];
+template <class Layout, int ROWS, int THREADS>
+struct Slice {
+  static constexpr int GROUPS = ROWS * (LATENT / 8), SPLITS = 4;
+  const Params& p;
+  const Piece& piece;
+  int row_block, thread, lanes, lane, last, slots, first;
+  uint4 part[SPLITS];
+
+  __device__ __forceinline__ Slice(const Params& p_, const Piece& piece_, int row_block_, int thread_)
+      : p(p_), piece(piece_), row_block(row_block_), thread(thread_), lanes(1) {
+    while (lanes * SPLITS < piece.splits && lanes < 32) lanes *= 2;
+    const int each = (GROUPS + piece.sharers - 1) / piece.sharers;
+    first = piece.rank * each;
+    last = min(first + each, GROUPS);
+    lane = thread & (lanes - 1);
+    slots = first_slot(p, row_block);
+  }
+
+  __device__ __forceinline__ int group() const { return first + thread / lanes; }
+  __device__ __forceinline__ int real_group() const { return min(group(), GROUPS - 1); }
+
+  __device__ __forceinline__ void ask(int j) {
 #pragma unroll
-    for (int a = 0; a < AT_ONCE; ++a)
-      top[a] = NEG_INF, sum[a] = 0.f, value[a] = make_float4(0.f, 0.f, 0.f, 0.f);
-    for (int j = lane; j < piece.splits; j += SPLITS * lanes) {
-      float4 part[AT_ONCE][SPLITS];
-#pragma unroll
-      for (int u = 0; u < SPLITS; ++u) {
-        const u32 slot = slots + piece.slot_of(min(j + u * lanes, piece.splits - 1));
-#pragma unroll
-        for (int a = 0; a < AT_ONCE; ++a) {
-          const u32 group = min(base + a * stride, GROUPS - 1);
-          part[a][u] = load_l2((const float4*)p.partial_out + ((u64)slot * GROUPS + group));
-        }
-      }
-#pragma unroll
-      for (int a = 0; a < AT_ONCE; ++a) {
-        const int row = Layout::row(min(base + a * stride, GROUPS - 1));
-        float weight[SPLITS], high = top[a];
-#pragma unroll
-        for (int u = 0; u < SPLITS; ++u) {
-          const int split = j + u * lanes;
-          weight[u] = split < piece.splits ? sums[split * ROWS + row] : NEG_INF;
-          high = fmaxf(high, weight[u]);
-        }
-        const float safe = high == NEG_INF ? 0.f : high;
-        const float keep = exp2_fast(top[a] - safe);
-        float4& v = value[a];
-        v.x *= keep, v.y *= keep, v.z *= keep, v.w *= keep, sum[a] *= keep;
-#pragma unroll
-        for (int u = 0; u < SPLITS; ++u) {
-          const float w = exp2_fast(weight[u] - safe);
-          sum[a] += w;
-          v.x += w * part[a][u].x, v.y += w * part[a][u].y;
-          v.z += w * part[a][u].z, v.w += w * part[a][u].w;
-        }
-        top[a] = high;
-      }
-    }
-#pragma unroll
-    for (int a = 0; a < AT_ONCE; ++a) {
-      const int group = base + a * stride;
-      merge_lanes<Layout>(p, piece, row_block * ROWS, group, group < last && lane == 0, lanes, top[a],
-                          sum[a], value[a]);
+    for (int u = 0; u < SPLITS; ++u) {
+      const u32 slot = slots + piece.slot_of(min(j + u * lanes, piece.splits - 1));
+      part[u] = load_l2((const uint4*)p.partial_out + ((u64)slot * GROUPS + real_group()));
     }
   }
-}
+
+  // The sums of all splits, from every block's corner of the L2 into shared memory.
+  __device__ __forceinline__ void fetch_sums(float* sums) const {
+#pragma unroll 1
+    for (int i = thread; i < piece.splits * ROWS; i += THREADS)
+      sums[i] = load_l2(p.partial_lse + ((slots + piece.slot_of(i / ROWS)) * ROWS + i % ROWS));
+  }
+
+  // One group of every `lanes` threads, then the next; the first was asked for.
+  // Whole warps stay together for the shuffles: the loop bound is the same for all their lanes.
+  __device__ __forceinline__ void merge(const float* sums) {
+#pragma unroll 1
+    while (true) {
+      const int row = Layout::row(real_group());
+      float top = NEG_INF, sum = 0.f, value[8] = {};
+#pragma unroll 1
+      for (int j = lane;; ) {
+        add(sums, row, j, top, sum, value);
+        j += SPLITS * lanes;
+        if (j - lane >= piece.splits) break;
+        ask(j);
+      }
+      merge_lanes<Layout>(p, piece, row_block * ROWS, group(), group() < last && lane == 0, lanes, top,
+                          sum, value);
+      first += THREADS / lanes;
+      if (first >= last) return;
+      ask(lane);
+    }
+  }
+
+  __device__ __forceinline__ void add(const float* sums, int row, int j, float& top, float& sum,
+                                      float (&value)[8]) const {
+    float weight[SPLITS], high = top;
+#pragma unroll
+    for (int u = 0; u < SPLITS; ++u) {
+      const int split = j + u * lanes;
+      weight[u] = split < piece.splits ? sums[split * ROWS + row] : NEG_INF;
+      high = fmaxf(high, weight[u]);
+    }
+    const float safe = high == NEG_INF ? 0.f : high;
+    const float keep = exp2_fast(top - safe);
+    sum *= keep;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) value[i] *= keep;
+#pragma unroll
+    for (int u = 0; u < SPLITS; ++u) {
+      const float w = exp2_fast(weight[u] - safe);
+      const u32 pair[4] = {part[u].x, part[u].y, part[u].z, part[u].w};
+      sum += w;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        value[2 * i] += w * __uint_as_float(pair[i] << 16);
+        value[2 * i + 1] += w * __uint_as_float(pair[i] & 0xffff0000u);
+      }
+    }
+    top = high;
+  }
+};
 
 // Arrive at, and later finish, the merges of one block; THREADS threads call both together.
 // In shared memory stand `waiting`, with room for two, and one at hand: the first and the last
@@ -507,27 +565,18 @@ struct Merger {
         ++count;
       }
     }
+#pragma unroll 1
     for (; at < stop; ++at) {
-      if (piece == nullptr) {
-        if (thread == 0) merge_wait(counter(waiting[at]), waiting[at].sharers);
-        named_barrier(barrier_id, THREADS);
-        if (thread == 0) merge_leave(counter(waiting[at]), waiting[at].sharers);
-      }
-      merge(waiting[at]);
+      const Piece& mine = waiting[at];
+      if (piece == nullptr && thread == 0) merge_wait(counter(mine), mine.sharers);
+      Slice<Layout, ROWS, THREADS> slice(p, mine, row_block, opaque(thread));
+      named_barrier(barrier_id, THREADS);
+      slice.ask(slice.lane);
+      slice.fetch_sums(sums);
+      if (piece == nullptr && thread == 0) merge_leave(counter(mine), mine.sharers);
+      named_barrier(barrier_id, THREADS);
+      slice.merge(sums);
+      named_barrier(barrier_id, THREADS);  // the next use of `sums`
     }
-  }
-
-  __device__ __forceinline__ void merge(const Piece& piece) {
-    const int slots = first_slot(p, row_block);
-    for (int i = thread; i < piece.splits * ROWS; i += THREADS)
-      sums[i] = load_l2(p.partial_lse + ((slots + piece.slot_of(i / ROWS)) * ROWS + i % ROWS));
-    named_barrier(barrier_id, THREADS);
-    int lanes = 1;
-    while (lanes * 4 < piece.splits && lanes < 32) lanes *= 2;
-    if (piece.splits <= 2)
-      merge_groups<Layout, ROWS, THREADS, 2, 2>(p, piece, row_block, thread, 1, sums);
-    else
-      merge_groups<Layout, ROWS, THREADS, 1, 4>(p, piece, row_block, thread, lanes, sums);
-    named_barrier(barrier_id, THREADS);  // the next use of `sums`
   }
 };

@@ -201,8 +201,7 @@ __device__ __forceinline__ void produce(const Params& p, Plan& plan, Piece* piec
 // On their way to the registers of the tensor cores, queries pass through shared memory, where they lie
 // as the registers hold them: (tile of 16 rows, quarter, step, lane), 16 bytes each. Half a warp brings
 // a quarter of a row, 16 bytes a lane, and where the cache is FP8 turns bf16 into f16 with a power of
-// two that suits the quarter. The first 16 rows are asked for before it is known whose they are: where
-// all sequences are equally long the guess is right.
+// two that suits the quarter.
 //
 // Of step k, lane (g, t) holds rows g and g + 8 (registers 0 and 1) of the dimensions
 //   bf16: 16k + 2t + {0, 1}, and 8 more in registers 2 and 3, which is the order of the instruction;
@@ -213,35 +212,35 @@ constexpr int QUERY_SIZE = QFP8 ? 1 : 2;
 constexpr int LANES = QUERY_SIZE * 128 / 16;  // that bring a quarter's latent; the first bring its rope
 constexpr int TURNS = ROWS * 4 * LANES / MATH;
 constexpr int AT_ONCE = TURNS > 4 ? 4 : TURNS;
-constexpr bool EARLY = TURNS == AT_ONCE;
 constexpr bool SCALED = !BF16_CACHE && !QFP8;
 
 struct RawQueries {
   uint4 latent[AT_ONCE], rope[AT_ONCE];
 
   __device__ __forceinline__ void ask(const Params& p, int sequence, int first) {
-    const int rows = p.query_tokens * p.heads;
+    const int rows = p.query_tokens * p.heads, self = opaque(threadIdx.x);
 #pragma unroll
     for (int i = 0; i < AT_ONCE; ++i) {
-      const int at = threadIdx.x + (first + i) * MATH, row = at / (4 * LANES);
+      const int at = self + (first + i) * MATH, row = at / (4 * LANES);
       const int quarter = at / LANES % 4, lane = at % LANES;
       // Rows of padding repeat the last one; nobody writes them out.
       const int real = min(row, rows - 1), token = real / p.heads, head = real - token * p.heads;
       const u8* from = (const u8*)p.q_latent + QUERY_SIZE * (sequence * p.q_latent_stride[0] +
                        token * p.q_latent_stride[1] + head * p.q_latent_stride[2]);
-      latent[i] = __ldg((const uint4*)(from + (quarter * LANES + lane) * 16));
+      latent[i] = load_early(from + (quarter * LANES + lane) * 16);
       if (lane < QUERY_SIZE) {
         from = (const u8*)p.q_rope + QUERY_SIZE * (sequence * p.q_rope_stride[0] +
                token * p.q_rope_stride[1] + head * p.q_rope_stride[2]);
-        rope[i] = __ldg((const uint4*)(from + (quarter * QUERY_SIZE + lane) * 16));
+        rope[i] = load_early(from + (quarter * QUERY_SIZE + lane) * 16);
       }
     }
   }
 
   __device__ __forceinline__ void leave(u32 smem, int first) {
+    const int self = opaque(threadIdx.x);
 #pragma unroll
     for (int i = 0; i < AT_ONCE; ++i) {
-      const int at = threadIdx.x + (first + i) * MATH, row = at / (4 * LANES);
+      const int at = self + (first + i) * MATH, row = at / (4 * LANES);
       const int quarter = at / LANES % 4, lane = at % LANES;
       if (lane >= QUERY_SIZE) rope[i] = make_uint4(0u, 0u, 0u, 0u);
       if (SCALED) {
@@ -295,12 +294,6 @@ struct RawQueries {
     }
   }
 
-  // Tell the compiler that these registers are free while the tiles are worked on.
-  __device__ __forceinline__ void forget() {
-#pragma unroll
-    for (int i = 0; i < AT_ONCE; ++i) latent[i] = rope[i] = make_uint4(0u, 0u, 0u, 0u);
-  }
-
   static __device__ __forceinline__ float largest_of(uint4 v) {
     const u32 pair[4] = {v.x, v.y, v.z, v.w};
     float largest = 0.f;
@@ -351,16 +344,11 @@ struct Queries {
   }
 };
 
+constexpr int CHUNKS = COLUMNS / (BF16_CACHE ? 8 : 16);  // of 16 bytes, that one warp's columns take
+
 // Where a thread reads and writes in shared memory, less what the loop adds: a stage, a buffer, an
 // immediate, and what a step flips in the swizzle. They are made opaque, since the compiler would
 // rather work them out anew for every tile, which was most of its instructions.
-__device__ __forceinline__ u32 opaque(u32 x) {
-  asm volatile("mov.u32 %0, %0;" : "+r"(x));
-  return x;
-}
-
-constexpr int CHUNKS = COLUMNS / (BF16_CACHE ? 8 : 16);  // of 16 bytes, that one warp's columns take
-
 struct Places {
   int warp, lane;
   u32 key, rope;      // this warp's tokens, its quarter of the dimensions
@@ -539,9 +527,9 @@ struct Softmax {  // of the rows that this warp keeps
 };
 
 // A partial result lies as the threads hold it, so that a warp writes 512 contiguous bytes at a time:
-// (warp, tile of 16 rows, half of it, 16 columns, lane), four values each.
+// (warp, tile of 16 rows, half of it, 32 columns, lane), eight values each.
 struct Fragments {
-  static constexpr int STEPS = COLUMNS / 16;
+  static constexpr int STEPS = COLUMNS / 32;
 
   static __device__ __forceinline__ int group(int warp, int m, int half, int c, int lane) {
     return (((warp * TILES + m) * 2 + half) * STEPS + c) * 32 + lane;
@@ -553,14 +541,13 @@ struct Fragments {
   static __device__ __forceinline__ bool first_of_row(int group) {
     return warp(group) == 0 && group / 32 % STEPS == 0 && group % 4 == 0;
   }
-  static __device__ __forceinline__ void write(int group, u16* out, float4 v) {
-    const int column = warp(group) * COLUMNS + group / 32 % STEPS * 16, t = group % 4;
-    const u32 low = pack_bf16(v.x, v.y), high = pack_bf16(v.z, v.w);
-    if (BF16_CACHE) {
-      *(u32*)(out + column + 2 * t) = low;
-      *(u32*)(out + column + 8 + 2 * t) = high;
-    } else {
-      *(uint2*)(out + column + 4 * t) = make_uint2(low, high);
+  static __device__ __forceinline__ void write(int group, u16* out, uint4 v) {
+    const int t = group % 4;
+    out += warp(group) * COLUMNS + group / 32 % STEPS * 32 + (BF16_CACHE ? 2 * t : 4 * t);
+    if (BF16_CACHE) {  // columns 2t, 2t + 1 of each eight
+      *(u32*)out = v.x, *(u32*)(out + 8) = v.y, *(u32*)(out + 16) = v.z, *(u32*)(out + 24) = v.w;
+    } else {  // columns 4t to 4t + 3 of each sixteen
+      *(uint2*)out = make_uint2(v.x, v.y), *(uint2*)(out + 16) = make_uint2(v.z, v.w);
     }
   }
 };
@@ -629,13 +616,12 @@ __device__ __forceinline__ void clear_tail(u32 stage, int first, int warp, int l
   fence_async_proxy();
 }
 
-// The stage that comes next, the barrier that says it is full, and the phase to wait for.
+// The stage that comes next, and the phase its barrier is waited for.
 struct Cursor {
-  u32 at, barrier, phase;
+  u32 stage, phase;
 
-  __device__ __forceinline__ void advance(u32 smem) {
-    at += STAGE_BYTES, barrier += 8;
-    if (at == smem + STAGES * STAGE_BYTES) at = smem, barrier = smem + BARRIERS_AT, phase ^= 1;
+  __device__ __forceinline__ void advance() {
+    if (++stage == STAGES) stage = 0, phase ^= 1;
   }
 };
 
@@ -650,24 +636,30 @@ struct Multiplier {
   int begin, end;  // tokens of the piece at hand
 
   __device__ __forceinline__ Multiplier(u32 smem_)
-      : smem(smem_), places(smem_), scored{smem_, smem_ + BARRIERS_AT, 0},
-        used{smem_, smem_ + BARRIERS_AT, 0} {}
+      : smem(smem_), places(smem_), scored{0, 0}, used{0, 0} {}
+
+  __device__ __forceinline__ u32 at(Cursor c) const { return smem + c.stage * STAGE_BYTES; }
+  __device__ __forceinline__ u32 full(Cursor c) const { return smem + BARRIERS_AT + c.stage * 8; }
 
   __device__ __forceinline__ u32 buffer(int tile) const { return DEEP ? tile & 1 : 0; }
   __device__ __forceinline__ u32 factors(int tile) const {
     return smem + ROWS_AT + buffer(tile) * ROWS * 4;
   }
 
-  __device__ __forceinline__ void start(const Params& p, const Piece& piece, RawQueries& raw) {
-    if (EARLY) {
-      raw.leave(smem, 0);
-    } else {
+  __device__ __forceinline__ void fetch_queries(const Params& p, int sequence) {
+    named_barrier(1, MATH);  // the scores that stood where the queries come are read
 #pragma unroll 1
-      for (int first = 0; first < TURNS; first += AT_ONCE) {
-        raw.ask(p, piece.sequence, first);
-        raw.leave(smem, first);
-      }
+    for (int first = 0; first < TURNS; first += AT_ONCE) {
+      RawQueries raw;
+      raw.ask(p, sequence, first);
+      raw.leave(smem, first);
     }
+    named_barrier(1, MATH);
+    q.load(smem, places.warp & 3, places.lane);
+    named_barrier(1, MATH);  // scores come where the queries are
+  }
+
+  __device__ __forceinline__ void start(const Params& p, const Piece& piece) {
     begin = piece.begin, end = piece.end;
     softmax.start(p, piece, places);
 #pragma unroll
@@ -676,21 +668,18 @@ struct Multiplier {
       for (int n = 0; n < COLUMNS / 8; ++n)
 #pragma unroll
         for (int i = 0; i < 4; ++i) o[m][n][i] = 0.f;
-    named_barrier(1, MATH);
-    q.load(smem, places.warp & 3, places.lane);
-    named_barrier(1, MATH);  // scores come where the queries are
   }
 
   __device__ __forceinline__ void score_tile(int tile) {
     const int first = begin + tile * 64;
     if (first >= end) return;
     Cursor mine = scored;
-    scored.advance(smem);
+    scored.advance();
     if (places.first_token() >= 32) mine = scored;
-    if (first + 32 < end) scored.advance(smem);
+    if (first + 32 < end) scored.advance();
     if (first + places.first_token() >= end) return;
-    barrier_wait(mine.barrier, mine.phase);
-    score(q, places, mine.at, buffer(tile));
+    barrier_wait(full(mine), mine.phase);
+    score(q, places, at(mine), buffer(tile));
   }
 
   __device__ __forceinline__ void soften_tile(int tile) {
@@ -711,53 +700,53 @@ struct Multiplier {
     for (int part = 0; part < 2; ++part) {
       const int left = end - (begin + tile * 64 + part * 32);
       if (left <= 0) return;
-      barrier_wait(used.barrier, used.phase);
-      if (left < 32) clear_tail(used.at, left, places.warp, places.lane);
-      accumulate(o, places, used.at, buffer(tile), 2 * part);
-      accumulate(o, places, used.at + BOX_STRIDE, buffer(tile), 2 * part + 1);
+      barrier_wait(full(used), used.phase);
+      if (left < 32) clear_tail(at(used), left, places.warp, places.lane);
+      accumulate(o, places, at(used), buffer(tile), 2 * part);
+      accumulate(o, places, at(used) + BOX_STRIDE, buffer(tile), 2 * part + 1);
       __syncwarp();
-      if (places.lane == 0) barrier_arrive(used.barrier + STAGES * 8);
-      used.advance(smem);
+      if (places.lane == 0) barrier_arrive(full(used) + STAGES * 8);
+      used.advance();
     }
   }
 
   __device__ __forceinline__ void all_tiles() {
     if (begin >= end) return;
+    // Each stage stands in the code once: in a short call, fetching instructions is what takes time.
     const int tiles = (end - begin + 63) / 64;
-    score_tile(0);
-    if (DEEP) {
-      named_barrier(1, MATH);
-      soften_tile(0);
-      score_tile(1);
-      for (int tile = 0; tile < tiles; ++tile) {
-        named_barrier(1, MATH);
-        soften_tile(tile + 1);
-        use_tile(tile);
+#pragma unroll 1
+    for (int tile = DEEP ? -2 : -1; tile < tiles; ++tile) {
+      if (DEEP) {
+        if (tile > -2) {
+          named_barrier(1, MATH);
+          soften_tile(tile + 1);
+          if (tile >= 0) use_tile(tile);
+        }
         score_tile(tile + 2);
-      }
-    } else {
-      for (int tile = 0; tile < tiles; ++tile) {
-        named_barrier(1, MATH);
-        soften_tile(tile);
-        named_barrier(1, MATH);
-        use_tile(tile);
+      } else {
+        if (tile >= 0) {
+          named_barrier(1, MATH);
+          soften_tile(tile);
+          named_barrier(1, MATH);
+          use_tile(tile);
+        }
         score_tile(tile + 1);
       }
     }
   }
 
   __device__ __forceinline__ void write(const Params& p, const Piece& piece, float value_scale) const {
-    const int rows = p.query_tokens * p.heads;
+    const int rows = p.query_tokens * p.heads, lane = opaque(places.lane), warp = opaque(places.warp);
     const bool whole = piece.splits == 1;
     const i64 first_row = (i64)piece.sequence * rows;
     const u32 inverses = smem + ROWS_AT + BUFFERS * ROWS * 4;
 #pragma unroll
     for (int i = 0; i < EACH; ++i) {
-      const int row = places.warp * EACH + i;
+      const int row = warp * EACH + i;
       float sum = softmax.sum[i];
 #pragma unroll
       for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(FULL_WARP, sum, step);
-      if (places.lane == 0) {
+      if (lane == 0) {
         store_shared(inverses + row * 4, __float_as_uint(sum == 0.f ? 0.f : reciprocal(sum)));
         const float lse = sum == 0.f ? NEG_INF : softmax.top[i] + log2_fast(sum);
         if (!whole) p.partial_lse[(i64)piece.slot * ROWS + row] = lse;
@@ -765,20 +754,26 @@ struct Multiplier {
       }
     }
     named_barrier(1, MATH);
-    float4* const partial = (float4*)p.partial_out + (u64)piece.slot * (ROWS * (LATENT / 4));
+    uint4* const partial = (uint4*)p.partial_out + (u64)piece.slot * (ROWS * (LATENT / 8));
 #pragma unroll
     for (int m = 0; m < TILES; ++m) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const int row = m * 16 + half * 8 + (places.lane >> 2);
+        const int row = m * 16 + half * 8 + (lane >> 2);
         const float factor = load_shared_float(inverses + row * 4) * value_scale;
 #pragma unroll
-        for (int c = 0; c < COLUMNS / 16; ++c) {
-          const float(&a)[4] = o[m][2 * c], (&b)[4] = o[m][2 * c + 1];
-          float4 v = BF16_CACHE ? make_float4(a[2 * half], a[2 * half + 1], b[2 * half], b[2 * half + 1])
-                                : make_float4(a[2 * half], b[2 * half], a[2 * half + 1], b[2 * half + 1]);
-          v.x *= factor, v.y *= factor, v.z *= factor, v.w *= factor;
-          const int group = Fragments::group(places.warp, m, half, c, places.lane);
+        for (int c = 0; c < COLUMNS / 32; ++c) {
+          u32 word[4];
+#pragma unroll
+          for (int i = 0; i < 2; ++i) {  // 16 columns: two tiles of the instruction
+            const float(&a)[4] = o[m][4 * c + 2 * i], (&b)[4] = o[m][4 * c + 2 * i + 1];
+            const float a0 = a[2 * half] * factor, a1 = a[2 * half + 1] * factor;
+            const float b0 = b[2 * half] * factor, b1 = b[2 * half + 1] * factor;
+            word[2 * i] = BF16_CACHE ? pack_bf16(a0, a1) : pack_bf16(a0, b0);
+            word[2 * i + 1] = BF16_CACHE ? pack_bf16(b0, b1) : pack_bf16(a1, b1);
+          }
+          const uint4 v = make_uint4(word[0], word[1], word[2], word[3]);
+          const int group = Fragments::group(warp, m, half, c, lane);
           if (!whole) partial[group] = v;
           else if (row < rows) Fragments::write(group, p.out + (first_row + row) * LATENT, v);
         }
@@ -798,16 +793,22 @@ __device__ __forceinline__ void multiply(const Params& p, const Piece* pieces, u
     math.scale *= value_scale;
   }
   Merger<Fragments, ROWS, MATH> merger(p, 0, threadIdx.x, 1, waiting, sums);
-  const int guess = min((int)blockIdx.y / max(p.parts / p.batch, 1), p.batch - 1);
-  RawQueries raw;
-  if (EARLY) raw.ask(p, guess, 0);
   for (u32 turn = 0;; ++turn) {
+    // The first queries come before it is known whose they are: where all sequences are equally long,
+    // as in a batch of one, the guess is right, and they cost no time.
     const Piece& piece = pieces[turn & 1];
-    barrier_wait(piece_full(smem, turn & 1), turn >> 1 & 1);
+    if (turn > 0) barrier_wait(piece_full(smem, turn & 1), turn >> 1 & 1);
+    int whose = turn > 0 ? piece.sequence : min((int)blockIdx.y / max(p.parts / p.batch, 1), p.batch - 1);
+#pragma unroll 1
+    while (whose >= 0) {
+      math.fetch_queries(p, whose);
+      barrier_wait(piece_full(smem, turn & 1), turn >> 1 & 1);
+      if (piece.sequence < 0 || piece.sequence == whose) break;
+      whose = piece.sequence;
+    }
     const bool more = piece.sequence >= 0;
     if (more) {
-      if (EARLY && (turn > 0 || piece.sequence != guess)) raw.ask(p, piece.sequence, 0);
-      math.start(p, piece, raw);
+      math.start(p, piece);
       math.all_tiles();
       math.write(p, piece, value_scale);
     }
@@ -815,7 +816,6 @@ __device__ __forceinline__ void multiply(const Params& p, const Piece* pieces, u
     if (!more) return;
     __syncwarp();
     if (math.places.lane == 0) barrier_arrive(piece_empty(smem, turn & 1));
-    raw.forget();
   }
 }
 

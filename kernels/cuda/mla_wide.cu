@@ -1070,13 +1070,6 @@ __device__ __forceinline__ void store_bf16(u16* row, const float (&o)[64], int j
   }
 }
 
-__device__ __forceinline__ void store_f32(float* row, const float (&o)[64], int j, float inverse, int t) {
-#pragma unroll
-  for (int n = 0; n < 16; ++n)
-    *(float2*)(row + 8 * n + 2 * t) =
-        make_float2(o[4 * n + 2 * j] * inverse, o[4 * n + 2 * j + 1] * inverse);
-}
-
 template <int SIDE>
 __device__ __forceinline__ void store_piece(const Block& b, const Output& o, u32 slot, int warp) {
   const Piece& piece = b.small.piece[slot];
@@ -1094,8 +1087,9 @@ __device__ __forceinline__ void store_piece(const Block& b, const Output& o, u32
       if (SIDE == 0 && real && t == 0) b.p.lse[to] = lse * 0.69314718055994531f;
     } else if (real) {
       i64 to = (i64)(first_slot(b.p, b.row_block) + piece.slot) * ROWS + row;
-      store_f32(b.p.partial_out + to * LATENT + SIDE * 256, o.left, j, inverse, t);
-      store_f32(b.p.partial_out + to * LATENT + SIDE * 256 + 128, o.right, j, inverse, t);
+      u16* out = b.p.partial_out + to * LATENT + SIDE * 256;
+      store_bf16(out, o.left, j, inverse, t);
+      store_bf16(out + 128, o.right, j, inverse, t);
       if (SIDE == 0 && t == 0) b.p.partial_lse[to] = lse;
     }
   }
@@ -1103,10 +1097,10 @@ __device__ __forceinline__ void store_piece(const Block& b, const Output& o, u32
 
 // Partial results lie row by row.
 struct RowMajor {
-  static __device__ __forceinline__ int row(int group) { return group / (LATENT / 4); }
-  static __device__ __forceinline__ bool first_of_row(int group) { return group % (LATENT / 4) == 0; }
-  static __device__ __forceinline__ void write(int group, u16* out, const float4& v) {
-    *(uint2*)(out + group % (LATENT / 4) * 4) = make_uint2(pack_bf16(v.x, v.y), pack_bf16(v.z, v.w));
+  static __device__ __forceinline__ int row(int group) { return group / (LATENT / 8); }
+  static __device__ __forceinline__ bool first_of_row(int group) { return group % (LATENT / 8) == 0; }
+  static __device__ __forceinline__ void write(int group, u16* out, uint4 v) {
+    *(uint4*)(out + group % (LATENT / 8) * 8) = v;
   }
 };
 
