@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from ctypes.util import find_library
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -57,6 +58,9 @@ class Need:
 
 MODELS = ("torch", "transformers")
 GPU = ("gpu", "cuda")
+KERNELS = ("torch", "triton")
+HOPPER_KERNELS = (*KERNELS, *GPU, "nvrtc or nvcc")
+TRITON_BUILDS = "a C compiler, with which Triton builds its launcher"
 NEEDS = (
     Need("r1kit run quickstart", (*MODELS, "disk", "memory")),
     Need(
@@ -90,8 +94,16 @@ NEEDS = (
     Need("r1kit teacher serve|chat (tiny-r1)", MODELS),
     Need("r1kit teacher salvage", ("disk",)),
     Need("r1kit teacher train-tiny", MODELS, GPU),
-    Need("r1kit kernels check", ("torch", "triton"), GPU),
-    Need("r1kit kernels bench mla", ("torch", "triton", *GPU), ("vllm",)),
+    Need("r1kit kernels check (no GPU: in Triton's interpreter)", KERNELS),
+    Need("r1kit kernels check (H100, H200)", HOPPER_KERNELS, also=TRITON_BUILDS),
+    Need("r1kit kernels check (another NVIDIA GPU)", (*KERNELS, *GPU), also=TRITON_BUILDS),
+    Need("r1kit kernels bench mla (H100, H200)", HOPPER_KERNELS, ("vllm",), TRITON_BUILDS),
+    Need(
+        "r1kit kernels bench mla (another NVIDIA GPU)",
+        (*KERNELS, *GPU),
+        ("vllm",),
+        TRITON_BUILDS,
+    ),
     Need("vllm serve MODEL (a server for teacher.base_url)", ("vllm", *GPU)),
 )
 """What each command of this version needs."""
@@ -184,13 +196,23 @@ def compiler() -> Finding:
     return Finding(False, "no g++, no clang++", "apt-get install g++, for torch.compile")
 
 
-def nvcc() -> Finding:
-    """The CUDA compiler. Triton brings its own, so nothing here needs it."""
-    words = output("nvcc", "--version")
-    if words is None:
-        return Finding(False, "not installed", "Triton brings its own")
-    release = next((line for line in words.splitlines() if "release" in line), words)
-    return Finding(True, release.strip())
+def cuda_compiler() -> Finding:
+    """What compiles the CUDA kernels when they are first used: NVRTC, or else a toolkit's nvcc.
+
+    Triton brings its own.
+    """
+    for name in ("nvidia-cuda-nvrtc", "nvidia-cuda-nvrtc-cu12"):
+        if found := version(name):
+            return Finding(True, f"NVRTC {found}")
+    if library := find_library("nvrtc"):
+        return Finding(True, f"NVRTC, {library}")
+    toolkit = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "bin" / "nvcc"
+    for nvcc in ("nvcc", str(toolkit)):
+        if words := output(nvcc, "--version"):
+            release = next((line for line in words.splitlines() if "release" in line), words)
+            return Finding(True, release.strip())
+    get = "torch's CUDA builds bring NVRTC; or: pip install nvidia-cuda-nvrtc"
+    return Finding(False, "no NVRTC, no nvcc", get)
 
 
 def bubblewrap() -> Finding:
@@ -263,7 +285,7 @@ PROBES: Mapping[str, Callable[[], Finding]] = {
     "liger": package("liger-kernel", "pip install 'r1kit[train]'"),
     "lm-eval": package("lm_eval", "pip install 'r1kit[lm-eval]'"),
     "c++ compiler": compiler,
-    "nvcc": nvcc,
+    "nvrtc or nvcc": cuda_compiler,
     "bwrap": bubblewrap,
     "seccomp": seccomp,
     "landlock": landlock,

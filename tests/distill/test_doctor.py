@@ -35,12 +35,55 @@ def test_a_machine_without_anything_is_examined_to_the_end(monkeypatch: pytest.M
     for module in (doctor, environment):
         monkeypatch.setattr(module, "version", lambda package: None)
         monkeypatch.setattr(module, "output", lambda *command: None)
+    monkeypatch.setattr(doctor, "find_library", lambda name: None)
     monkeypatch.setattr(sys, "platform", "plan9")
     findings = examine()
     assert findings.keys() == PROBES.keys()
-    for name in ("torch", "cuda", "gpu", "vllm", "bwrap", "landlock", "c++ compiler"):
+    for name in (
+        "torch",
+        "cuda",
+        "gpu",
+        "vllm",
+        "bwrap",
+        "landlock",
+        "c++ compiler",
+        "nvrtc or nvcc",
+    ):
         assert findings[name].there is False, name
         assert findings[name].get, name
+
+
+@pytest.mark.parametrize(
+    ("package", "library", "nvcc", "says"),
+    [
+        ("nvidia-cuda-nvrtc", None, None, "NVRTC 13.0.88"),
+        ("nvidia-cuda-nvrtc-cu12", None, None, "NVRTC 13.0.88"),
+        ("other", "libnvrtc.so.13", None, "NVRTC, libnvrtc.so.13"),
+        ("other", None, "nvcc", "Cuda compilation tools, release 13.0, V13.0.88"),
+        ("other", None, "/opt/toolkit/bin/nvcc", "Cuda compilation tools, release 13.0, V13.0.88"),
+        ("other", None, None, "no NVRTC, no nvcc"),
+    ],
+)
+def test_any_compiler_of_cuda_will_do_for_the_hopper_kernels(
+    package: str,
+    library: str | None,
+    nvcc: str | None,
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = "nvcc: NVIDIA\nCuda compilation tools, release 13.0, V13.0.88\n"
+    monkeypatch.setenv("CUDA_HOME", "/opt/toolkit")
+    monkeypatch.setattr(doctor, "version", lambda name: "13.0.88" if name == package else None)
+    monkeypatch.setattr(doctor, "find_library", lambda name: library)
+    monkeypatch.setattr(doctor, "output", lambda *command: words if command[0] == nvcc else None)
+    found = doctor.cuda_compiler()
+    assert found.found == says
+    findings = {name: Finding(True, "there") for name in PROBES} | {"nvrtc or nvcc": found}
+    said = verdicts(findings)
+    hopper = "yes" if found.there else "no: nvrtc or nvcc missing"
+    assert said["r1kit kernels check (H100, H200)"] == hopper
+    assert said["r1kit kernels bench mla (H100, H200)"] == hopper
+    assert said["r1kit kernels bench mla (another NVIDIA GPU)"] == "yes"
 
 
 def commands_of(group: TyperGroup, path: str) -> Iterator[str]:
@@ -75,8 +118,8 @@ def test_it_says_what_is_not_worth_getting(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(doctor, "NEEDS", (Need("r1kit x", ("torch",), ("cuda",)),))
     missing = Finding(False, "gone", "get it")
     assert advice("torch", missing) == advice("cuda", missing) == "get it"
-    assert advice("nvcc", missing) == "get it (no command of this version needs it)"
-    assert advice("nvcc", Finding(True, "here", "get it")) == ""
+    assert advice("nvrtc or nvcc", missing) == "get it (no command of this version needs it)"
+    assert advice("nvrtc or nvcc", Finding(True, "here", "get it")) == ""
 
 
 def test_a_containers_memory_counts_and_not_its_hosts(tmp_path: Path) -> None:
