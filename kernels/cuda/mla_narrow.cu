@@ -749,7 +749,7 @@ struct Multiplier {
       if (lane == 0) {
         store_shared(inverses + row * 4, __float_as_uint(sum == 0.f ? 0.f : reciprocal(sum)));
         const float lse = sum == 0.f ? NEG_INF : softmax.top[i] + log2_fast(sum);
-        if (!whole) p.partial_lse[(i64)piece.slot * ROWS + row] = lse;
+        if (!whole) p.partial_lse[(i64)piece.slot * SUMS_STRIDE + row] = lse;
         else if (row < rows) p.lse[first_row + row] = lse * 0.69314718055994531f;
       }
     }
@@ -795,10 +795,13 @@ __device__ __forceinline__ void multiply(const Params& p, const Piece* pieces, u
   Merger<Fragments, ROWS, MATH> merger(p, 0, threadIdx.x, 1, waiting, sums);
   for (u32 turn = 0;; ++turn) {
     // The first queries come before it is known whose they are: where all sequences are equally long,
-    // as in a batch of one, the guess is right, and they cost no time.
+    // as in a batch of one, the guess is right. No more than 64 blocks guess the same sequence: its
+    // queries lie in a few slices of the L2, where more would only queue before those with work.
     const Piece& piece = pieces[turn & 1];
-    if (turn > 0) barrier_wait(piece_full(smem, turn & 1), turn >> 1 & 1);
-    int whose = turn > 0 ? piece.sequence : min((int)blockIdx.y / max(p.parts / p.batch, 1), p.batch - 1);
+    const int team = max(p.parts / p.batch, 1), guess = min((int)blockIdx.y / team, p.batch - 1);
+    const bool early = turn == 0 && (int)blockIdx.y - guess * team < 64;
+    if (!early) barrier_wait(piece_full(smem, turn & 1), turn >> 1 & 1);
+    int whose = early ? guess : piece.sequence;
 #pragma unroll 1
     while (whose >= 0) {
       math.fetch_queries(p, whose);
