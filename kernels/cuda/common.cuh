@@ -392,10 +392,15 @@ __device__ __forceinline__ void merge_wait(u32* counter, u32 sharers) {
   } while (now != sharers);
 }
 
-__device__ __forceinline__ void merge_leave(u32* counter, u32 sharers) {
+// How many had left before; asked for early and looked at late.
+__device__ __forceinline__ u32 merge_leave(u32* counter, u32 sharers) {
   u32 before;
   asm volatile("atom.relaxed.gpu.global.inc.u32 %0, [%1], %2;"
                : "=r"(before) : "l"(counter + 1), "r"(sharers - 1) : "memory");
+  return before;
+}
+
+__device__ __forceinline__ void merge_clear(u32* counter, u32 before, u32 sharers) {
   if (before == sharers - 1)
     asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(counter), "r"(0) : "memory");
 }
@@ -473,9 +478,19 @@ struct Slice {
 
   // The sums of all splits, from every block's corner of the L2 into shared memory.
   __device__ __forceinline__ void fetch_sums(float* sums) const {
+    const int count = piece.splits * ROWS;
 #pragma unroll 1
-    for (int i = thread; i < piece.splits * ROWS; i += THREADS)
-      sums[i] = load_l2(p.partial_lse + ((i64)(slots + piece.slot_of(i / ROWS)) * SUMS_STRIDE + i % ROWS));
+    for (int base = thread; base < count; base += 4 * THREADS) {
+      float v[4];
+#pragma unroll
+      for (int u = 0; u < 4; ++u) {  // all asked for before the first is used
+        const int i = min(base + u * THREADS, count - 1);
+        v[u] = load_l2(p.partial_lse + ((i64)(slots + piece.slot_of(i / ROWS)) * SUMS_STRIDE + i % ROWS));
+      }
+#pragma unroll
+      for (int u = 0; u < 4; ++u)
+        if (base + u * THREADS < count) sums[base + u * THREADS] = v[u];
+    }
   }
 
   // One group of every `lanes` threads, then the next; the first was asked for.
@@ -577,9 +592,11 @@ struct Merger {
       named_barrier(barrier_id, THREADS);
       slice.ask(slice.lane);
       slice.fetch_sums(sums);
-      if (piece == nullptr && thread == 0) merge_leave(counter(mine), mine.sharers);
+      u32 before = 0;
+      if (piece == nullptr && thread == 0) before = merge_leave(counter(mine), mine.sharers);
       named_barrier(barrier_id, THREADS);
       slice.merge(sums);
+      if (piece == nullptr && thread == 0) merge_clear(counter(mine), before, mine.sharers);
       named_barrier(barrier_id, THREADS);  // the next use of `sums`
     }
   }
