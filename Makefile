@@ -52,7 +52,7 @@ $(VENV)/.core: pyproject.toml $(VENV)/.torch
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.core
-	@echo 'setup: installing the tools of development (about 90 MB)'
+	@echo 'setup: installing the tools of development (about 150 MB)'
 	@$(PIP) -e '.[dev]'
 	@touch $@
 

@@ -76,7 +76,10 @@ def compile_program(program: Program) -> bytes:
     )
     if kept.is_file():
         return kept.read_bytes()
-    cubin = _with_nvrtc(nvrtc, source, program) if nvrtc else _with_nvcc(str(nvcc), source, program)
+    if nvrtc:
+        cubin, _ = with_nvrtc(nvrtc, source, program)
+    else:
+        cubin = _with_nvcc(str(nvcc), source, program)
     _keep(kept, cubin)
     return cubin
 
@@ -107,7 +110,7 @@ def find_nvrtc() -> ctypes.CDLL | None:
     names = [f"libnvrtc.so.{major}" for major in (13, 12)]
     folders = [Path(entry) / "nvidia" for entry in sys.path if entry]
     found = [
-        str(folder / place / "lib" / name)
+        folder / place / "lib" / name
         for name in names
         for folder in folders
         for place in ("cu13", "cuda_nvrtc")
@@ -115,10 +118,19 @@ def find_nvrtc() -> ctypes.CDLL | None:
     ]
     for candidate in [*found, *names]:
         try:
-            return ctypes.CDLL(candidate)
+            if isinstance(candidate, Path):
+                _load_builtins(candidate.parent)
+            return ctypes.CDLL(str(candidate))
         except OSError:
             continue
     return None
+
+
+def _load_builtins(folder: Path) -> None:
+    """Load what NVRTC opens by its bare name when it compiles: some versions do not look for it
+    beside themselves, but all take it where it is loaded already."""
+    for library in sorted(folder.glob("libnvrtc-builtins.so.*")):
+        ctypes.CDLL(str(library))
 
 
 def nvrtc_version(nvrtc: ctypes.CDLL) -> str:
@@ -141,21 +153,35 @@ def nvcc_version(nvcc: str) -> str:
     return said.strip().splitlines()[-1]
 
 
-def _with_nvrtc(nvrtc: ctypes.CDLL, source: str, program: Program) -> bytes:
-    options = [f"--gpu-architecture={program.arch}", *program.options()]
+def with_nvrtc(
+    nvrtc: ctypes.CDLL, source: str, program: Program, more_options: Sequence[str] = ()
+) -> tuple[bytes, str]:
+    """The machine code of `source`, compiled as `program` says, and the compiler's log.
+
+    Args:
+        more_options: such as `--ptxas-options=-v`, for a log that tells registers and spills.
+
+    Raises:
+        CompileError: with the log.
+    """
+    options = [f"--gpu-architecture={program.arch}", *program.options(), *more_options]
     handle = ctypes.c_void_p()
-    nvrtc.nvrtcCreateProgram(
+    status = nvrtc.nvrtcCreateProgram(
         ctypes.byref(handle), source.encode(), program.files[-1].encode(), 0, None, None
     )
+    if status != 0:
+        raise CompileError(f"{program}: NVRTC took no program: status {status}")
     try:
         array = (ctypes.c_char_p * len(options))(*(option.encode() for option in options))
-        if nvrtc.nvrtcCompileProgram(handle, len(options), array) != 0:
-            raise CompileError(f"{program}:\n{_nvrtc_log(nvrtc, handle)}")
+        status = nvrtc.nvrtcCompileProgram(handle, len(options), array)
+        log = _nvrtc_log(nvrtc, handle)
+        if status != 0:
+            raise CompileError(f"{program}:\n{log}")
         size = ctypes.c_size_t()
         nvrtc.nvrtcGetCUBINSize(handle, ctypes.byref(size))
         cubin = ctypes.create_string_buffer(size.value)
         nvrtc.nvrtcGetCUBIN(handle, cubin)
-        return cubin.raw
+        return cubin.raw, log
     finally:
         nvrtc.nvrtcDestroyProgram(ctypes.byref(handle))
 

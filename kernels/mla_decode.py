@@ -19,11 +19,13 @@ Triton's interpreter), `reference` (plain PyTorch). `unsupported_reason` says wh
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from .mla_cache import LATENT, ROPE, WIDTH, CacheLayout, layout_of, read_cache
 
@@ -180,7 +182,11 @@ def mla_decode(
         cache: (num_blocks, block_size, 576) bfloat16, float8_e4m3fn or uint8, or (num_blocks,
             block_size, 656) uint8: see `CacheLayout`.
         block_table: int32 (B, M): block m of a sequence holds its tokens m*block_size and up.
-        lengths: int32 (B,): tokens in the cache, the query tokens included; 0 to 163,840.
+        lengths: int32 (B,): tokens in the cache, the query tokens included; 0 to 163,840, and no
+            more than the table has room for. The kernels do not look. With a longer one they take
+            what stands behind the table's row for blocks, and with a block that the cache does not
+            have they read beside it: the answer is garbage, or the GPU faults. `check_indices`
+            finds both, and so does the variant `reference`, always.
         scale: of the softmax, such as 192**-0.5.
         query_scale: float32 tensor of one element, for FP8 queries; None: 1.
         cache_scale: float32 tensor of one element, for layout `fp8`; None: 1.
@@ -204,7 +210,7 @@ def mla_decode(
         query_scale, cache_scale, invariant,
     )  # fmt: skip
     if check_indices:
-        check_lengths_and_table(inputs)
+        check_lengths_and_table(cache, block_table, lengths)
     chosen = choose_variant(inputs, variant)
     out_BQHC, lse_BQH = torch.ops.r1kit.mla_decode(
         q_latent, q_rope, cache, block_table, lengths, float(scale), query_scale, cache_scale,
@@ -238,32 +244,50 @@ def unsupported_reason(inputs: DecodeInputs, variant: Variant) -> str | None:
         device = inputs.cache.device
         if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
             return "on a CPU Triton needs its interpreter: TRITON_INTERPRET=1 before it is imported"
-        if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
-            return f"the Triton kernel needs compute capability 8.0, {device} has less"
+        if device.type == "cuda":
+            major, minor = torch.cuda.get_device_capability(device)
+            if (major, minor) < (8, 0):
+                return (
+                    "the Triton kernel needs compute capability 8.0 or more, "
+                    f"this GPU has {major}.{minor}"
+                )
+        elif device.type not in ("cpu", "meta"):
+            return f"the Triton kernel needs an NVIDIA GPU or a CPU, and the cache is on {device}"
     return None
 
 
 def choose_variant(inputs: DecodeInputs, variant: Variant | None) -> Variant:
-    """The variant asked for, or the fastest that can run."""
+    """The variant asked for, or the fastest that can run; warns where only the reference can."""
     if variant is not None:
         if variant not in VARIANTS:
             raise ValueError(f"variant: one of {', '.join(VARIANTS)}, got {variant!r}")
         if reason := unsupported_reason(inputs, variant):
             raise NotImplementedError(f"variant {variant}: {reason}")
         return variant
-    return next(name for name in VARIANTS if unsupported_reason(inputs, name) is None)
+    reasons: list[str] = []
+    for name in VARIANTS:
+        reason = unsupported_reason(inputs, name)
+        if reason is None:
+            break
+        reasons.append(reason)
+    if name == "reference" and not torch.compiler.is_compiling():  # which knows no warnings
+        warnings.warn(
+            f"mla_decode runs as plain PyTorch, sequence by sequence: {'; '.join(reasons)}",
+            stacklevel=3,
+        )
+    return name
 
 
-def check_lengths_and_table(inputs: DecodeInputs) -> None:
+def check_lengths_and_table(cache: Tensor, block_table_BM: Tensor, length_B: Tensor) -> None:
     """Every length within its table and every used block within the cache; reads the device.
 
     Raises:
         ValueError: the first sequence that is wrong, and how.
     """
-    num_blocks, block_size = inputs.cache.shape[:2]
-    room = min(inputs.block_table_BM.shape[1] * block_size, MAX_LENGTH)
-    table = inputs.block_table_BM.cpu()
-    for at, length in enumerate(inputs.length_B.tolist()):
+    num_blocks, block_size = cache.shape[:2]
+    room = min(block_table_BM.shape[1] * block_size, MAX_LENGTH)
+    table = block_table_BM.cpu()
+    for at, length in enumerate(length_B.tolist()):
         if not 0 <= length <= room:
             raise ValueError(f"lengths[{at}]: must be 0 to {room} with this table, got {length}")
         used = table[at, : -(-length // block_size)]
@@ -287,7 +311,15 @@ def mla_decode_ref(
     cache_scale: Tensor | None = None,
     dtype: torch.dtype = torch.float64,
 ) -> tuple[Tensor, Tensor]:
-    """The definition: slow, obvious, any device. Returns `dtype`, shaped as `mla_decode` does."""
+    """The definition: slow, obvious, any device; queries in any float dtype.
+
+    Returns:
+        out and lse in `dtype`, shaped as `mla_decode` shapes them.
+
+    Raises:
+        ValueError: a length beyond the table, or a block that the cache does not have.
+    """
+    check_lengths_and_table(cache, block_table, lengths)
     q_latent, q_rope = split_query(query)
     q_BQHW = torch.cat([q_latent.to(dtype), q_rope.to(dtype)], dim=-1)
     if query_scale is not None:
@@ -314,9 +346,11 @@ def mla_decode_ref(
 
 
 def _off_16(tensor: Tensor) -> bool:
-    """Whether a tensor starts off a multiple of 16 bytes. A tracer has no addresses to ask for; the
-    operator asks again."""
-    return not torch.compiler.is_compiling() and tensor.data_ptr() % 16 != 0
+    """Whether a tensor starts off a multiple of 16 bytes. A tracer's tensors have no addresses to
+    ask for; the operator asks again."""
+    if torch.compiler.is_compiling() or isinstance(tensor, FakeTensor):
+        return False
+    return tensor.data_ptr() % 16 != 0
 
 
 def _shape(tensor: Tensor) -> tuple[int, ...]:

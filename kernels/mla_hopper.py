@@ -1,8 +1,8 @@
 """Launch the CUDA kernels of MLA decode on Hopper (sm_90).
 
-Two kernels share one plan of work and one merge (`cuda/common.cuh`): `mla_narrow` for up to 32 query
-rows a sequence (query tokens times heads), bound by reading the cache, and `mla_wide` for more, in
-blocks of 64 rows, bound by the tensor cores at 128. README.md has the design.
+Two kernels share one plan of work and one merge (`cuda/common.cuh`): `mla_narrow` for up to 32
+query rows a sequence (query tokens times heads), bound by reading the cache, and `mla_wide` for
+more, in blocks of 64 rows, bound by the tensor cores at 128. README.md has the design.
 
 Both are launched cooperatively, one block a multiprocessor: a block waits for the others that share
 a sequence with it, so all of them have to be resident.
@@ -164,8 +164,8 @@ def kernel_for(
     """The loaded kernel; compiled at first use."""
     if torch.cuda.is_current_stream_capturing():
         raise RuntimeError(
-            "mla_decode was first called while a CUDA graph was being captured, and a kernel cannot "
-            "be loaded then; call it once with the same shapes before the capture"
+            "mla_decode was first called while a CUDA graph was being captured, and a kernel "
+            "cannot be loaded then; call it once with the same shapes before the capture"
         )
     kernel, _ = load(program_for(layout, fp8_query, rows, box_tokens, cluster))
     return kernel

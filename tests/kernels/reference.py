@@ -1,85 +1,13 @@
-"""What MLA decode means, in plain PyTorch, and the inputs that its tests share."""
-
-from dataclasses import dataclass
+"""The inputs that the tests of MLA decode share, and how close an answer has to come."""
 
 import torch
-from r1kit.kernels.mla_cache import (
-    LATENT,
-    ROPE,
-    WIDTH,
-    CacheLayout,
-    layout_of,
-    mla_append_ref,
-    read_cache,
-)
+from r1kit.kernels.mla_cache import LATENT, ROPE, WIDTH, CacheLayout, mla_append_ref
+from r1kit.kernels.mla_decode import DecodeInputs, mla_decode_ref
 from torch import Tensor
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 POISON = 0x7F
 """e4m3's NaN; a byte pair of it is a bfloat16 of 3e38, so bf16 caches take 0xFF instead."""
-
-
-@dataclass(frozen=True, slots=True)
-class DecodeInputs:
-    """The fields of `mla_decode.DecodeInputs`."""
-
-    q_latent_BQHC: Tensor
-    q_rope_BQHR: Tensor
-    cache: Tensor
-    layout: CacheLayout
-    block_table_BM: Tensor
-    length_B: Tensor
-    scale: float
-    query_scale: Tensor | None
-    cache_scale: Tensor | None
-    invariant: bool
-
-
-def mla_decode_ref(
-    query: Tensor | tuple[Tensor, Tensor],
-    cache: Tensor,
-    block_table: Tensor,
-    lengths: Tensor,
-    *,
-    scale: float,
-    query_scale: Tensor | None = None,
-    cache_scale: Tensor | None = None,
-    dtype: torch.dtype = torch.float64,
-) -> tuple[Tensor, Tensor]:
-    """The definition of MLA decode, from the same rounded inputs; any device.
-
-    Args:
-        query: (B, Q, H, 576) or (B, H, 576), or the pair of its first 512 and last 64 columns.
-        cache: see `mla_cache.CacheLayout`.
-        block_table: int32 (B, M).
-        lengths: int32 (B,); query token j of Q sees length - (Q - 1 - j) tokens.
-        scale: what a score is multiplied by.
-
-    Returns:
-        out (B, Q, H, 512) or (B, H, 512), and lse, natural log, without the last dimension; both
-        in `dtype`. A row that sees nothing: 0 and -inf.
-    """
-    whole = (
-        query if isinstance(query, Tensor) else torch.cat([part.to(dtype) for part in query], -1)
-    )
-    q = whole.to(dtype) * (1.0 if query_scale is None else query_scale.to(dtype))
-    q_BQHW = q.unsqueeze(1) if q.ndim == 3 else q
-    num_queries, block_size = q_BQHW.shape[1], cache.shape[1]
-    out = q_BQHW.new_zeros((*q_BQHW.shape[:3], LATENT))
-    lse = q_BQHW.new_full(q_BQHW.shape[:3], -torch.inf)
-    for sequence, length in enumerate(lengths.tolist()):
-        num_blocks = -(-length // block_size)
-        block_M = block_table[sequence, :num_blocks].long()
-        key_NW = read_cache(cache[block_M], layout_of(cache), cache_scale).to(dtype)
-        key_NW = key_NW.flatten(0, 1)[:length]
-        for token in range(num_queries):
-            seen = length - (num_queries - 1 - token)
-            if seen <= 0:
-                continue
-            score_HN = q_BQHW[sequence, token] @ key_NW[:seen].T * scale
-            lse[sequence, token] = score_HN.logsumexp(dim=-1)
-            out[sequence, token] = score_HN.softmax(dim=-1) @ key_NW[:seen, :LATENT]
-    return (out.squeeze(1), lse.squeeze(1)) if q.ndim == 3 else (out, lse)
 
 
 def make_inputs(
@@ -139,7 +67,7 @@ def make_inputs(
 def reference_of(inputs: DecodeInputs) -> tuple[Tensor, Tensor]:
     """`mla_decode_ref` of checked inputs."""
     return mla_decode_ref(
-        (inputs.q_latent_BQHC.float(), inputs.q_rope_BQHR.float()),
+        (inputs.q_latent_BQHC, inputs.q_rope_BQHR),
         inputs.cache,
         inputs.block_table_BM,
         inputs.length_B,

@@ -155,9 +155,7 @@ def test_a_run_whose_kernel_fails_exits_with_1(
     how = (*SMALL, "--kernel", "mla_decode", "--no-anchors", "--out", str(tmp_path / "mla.jsonl"))
     answer = invoke("bench", "mla", *how)
     assert answer.exit_code == 1
-    assert "FAILED h4 b1 s64 q1 bf16-bf16q: RuntimeError: no such instruction" in (
-        answer.output
-    )
+    assert "FAILED h4 b1 s64 q1 bf16-bf16q: RuntimeError: no such instruction" in (answer.output)
     assert "no anchor was present (--no-anchors)" in answer.output
 
 

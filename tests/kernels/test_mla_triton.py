@@ -8,14 +8,9 @@ import pytest
 import torch
 from r1kit.kernels import mla_triton
 from r1kit.kernels.mla_cache import CacheLayout, mla_append_ref
+from r1kit.kernels.mla_decode import DecodeInputs
 from r1kit.kernels.mla_triton import decode_triton
-from r1kit.tests.kernels.reference import (
-    DEVICE,
-    DecodeInputs,
-    assert_close,
-    make_inputs,
-    reference_of,
-)
+from r1kit.tests.kernels.reference import DEVICE, assert_close, make_inputs, reference_of
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -308,20 +303,41 @@ def test_the_launch_never_looks_at_the_lengths(
         assert recorder.launches[0] == recorder.launches[1] == recorder.launches[2]
 
 
+def shaped(
+    layout: CacheLayout,
+    num_sequences: int,
+    num_blocks: int,
+    num_rows: int = 1,
+    *,
+    invariant: bool = False,
+) -> DecodeInputs:
+    """Inputs without numbers: blocks of 16 tokens, and no more heads than a model has."""
+    num_queries = -(-num_rows // 128)
+
+    def empty(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    return DecodeInputs(
+        q_latent_BQHC=empty(num_sequences, num_queries, num_rows // num_queries, 512),
+        q_rope_BQHR=empty(num_sequences, num_queries, num_rows // num_queries, 64),
+        cache=empty(1, 16, 576, dtype=torch.uint8 if layout == CacheLayout.FP8 else torch.bfloat16),
+        layout=layout,
+        block_table_BM=empty(num_sequences, num_blocks, dtype=torch.int32),
+        length_B=empty(num_sequences, dtype=torch.int32),
+        scale=1.0,
+        invariant=invariant,
+    )
+
+
 def test_every_part_has_a_slot_of_its_own() -> None:
     """In numbers: the parts of any batch, as the kernel cuts them, fit and never share a slot."""
-    inputs = make_inputs([1], layout=CacheLayout.BF16, num_heads=1)
     tile = mla_triton.pick_tile(CacheLayout.BF16, 1)
     full = 0
     for seed in range(300):
         draw = random.Random(seed)
         tiles = [draw.choice([0, 1, 2, draw.randrange(40)]) for _ in range(draw.randint(1, 8))]
         num_blocks = max(1, max(tiles) * tile.tokens // 16)
-        shape = replace(
-            inputs,
-            q_latent_BQHC=torch.zeros(len(tiles), 1, 1, 512),
-            block_table_BM=torch.zeros(len(tiles), num_blocks),
-        )
+        shape = shaped(CacheLayout.BF16, len(tiles), num_blocks)
         plan = mla_triton.plan_parts(shape, tile, draw.randint(1, 30))
         chunk = max(-(-sum(tiles) // plan.parts), 1)
         slots = [
@@ -343,15 +359,10 @@ def test_every_part_has_a_slot_of_its_own() -> None:
 def test_invariant_parts_depend_on_rows_alone(num_rows: int, num_tokens: int) -> None:
     """Neither the batch, nor the table, nor the GPU has a say in where a sequence is cut."""
     layout = CacheLayout.FP8
-    inputs = make_inputs([1], layout=layout, num_heads=1, invariant=True)
     tile = mla_triton.pick_tile(layout, num_rows)
 
     def plan(num_sequences: int, num_blocks: int, multiprocessors: int) -> mla_triton.PartsPlan:
-        shape = replace(
-            inputs,
-            q_latent_BQHC=torch.empty(num_sequences, 1, num_rows, 512, device="meta"),
-            block_table_BM=torch.empty(num_sequences, num_blocks, device="meta"),
-        )
+        shape = shaped(layout, num_sequences, num_blocks, num_rows, invariant=True)
         return mla_triton.plan_parts(shape, tile, multiprocessors)
 
     tiles = -(-num_tokens // tile.tokens)
