@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 NARROW_ROWS = 32
 WIDE_ROWS = 64
+SUMS_STRIDE = 1024
+"""Floats from the sums of one partial result to the next; `SUMS_STRIDE` of common.cuh."""
 MAX_CHUNKS = 32
 """Pieces of one sequence at most in invariant mode; `MAX_CHUNKS` of common.cuh."""
 KIND = {CacheLayout.BF16: 0, CacheLayout.FP8: 1, CacheLayout.FP8_DS: 2}
@@ -120,7 +122,7 @@ def decode_hopper(inputs: DecodeInputs, out_BQHC: Tensor, lse_BQH: Tensor) -> No
             plan.row_blocks * plan.slots, plan.rows, LATENT, dtype=torch.bfloat16, device=device
         )
         partial_lse = partial_out.new_empty(
-            plan.row_blocks * plan.slots, plan.rows, dtype=torch.float32
+            plan.row_blocks * plan.slots, SUMS_STRIDE, dtype=torch.float32
         )
         stream = torch.cuda.current_stream(device).cuda_stream
         counters = _counters(device.index, stream, 2 * plan.row_blocks * lse_BQH.shape[0])

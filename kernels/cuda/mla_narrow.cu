@@ -156,8 +156,9 @@ __device__ __forceinline__ void load_piece(const Params& p, const Piece& piece, 
     const int token = batch + lane * SUB;
     int block = 0, offset = 0;
     if (token < piece.end) {
-      block = __ldg(table + token / p.block_size);
-      offset = token % p.block_size;
+      const int at = divide(token, p.block_size);
+      block = __ldg(table + at);
+      offset = token - at * p.block_size;
     }
     const int boxes = (min(piece.end - batch, 32 * SUB) + SUB - 1) / SUB;
     for (int box = 0; box < boxes; box += 2) {
@@ -199,7 +200,8 @@ __device__ __forceinline__ void produce(const Params& p, Plan& plan, Piece* piec
 // ---- The warps that multiply -------------------------------------------------------------------
 
 // On their way to the registers of the tensor cores, queries pass through shared memory, where they lie
-// as the registers hold them: (tile of 16 rows, quarter, step, lane), 16 bytes each. Half a warp brings
+// as the registers hold them: (tile of 16 rows, quarter, step k, lane xor k), 16 bytes each; the xor
+// keeps the steps that one warp writes apart in different banks. Half a warp brings
 // a quarter of a row, 16 bytes a lane, and where the cache is FP8 turns bf16 into f16 with a power of
 // two that suits the quarter.
 //
@@ -224,7 +226,7 @@ struct RawQueries {
       const int at = self + (first + i) * MATH, row = at / (4 * LANES);
       const int quarter = at / LANES % 4, lane = at % LANES;
       // Rows of padding repeat the last one; nobody writes them out.
-      const int real = min(row, rows - 1), token = real / p.heads, head = real - token * p.heads;
+      const int real = min(row, rows - 1), token = divide(real, p.heads), head = real - token * p.heads;
       const u8* from = (const u8*)p.q_latent + QUERY_SIZE * (sequence * p.q_latent_stride[0] +
                        token * p.q_latent_stride[1] + head * p.q_latent_stride[2]);
       latent[i] = load_early(from + (quarter * LANES + lane) * 16);
@@ -254,30 +256,35 @@ struct RawQueries {
         if (FP8_CACHE) rope[i] = scaled(rope[i], scale);
         if (lane == 0) store_shared(smem + UNSCALES_AT + (row * 4 + quarter) * 4, __float_as_uint(unscale));
       }
-      const u32 to = smem + SCORES_AT + ((row / 16 * 4 + quarter) * 9 * 32 + row % 8 * 4) * 16 + row / 8 % 2 * 4;
-      leave_latent(to, lane, latent[i]);
-      if (lane < QUERY_SIZE) leave_rope(to + 8 * 512, lane, rope[i]);
+      const u32 to = smem + SCORES_AT + (row / 16 * 4 + quarter) * 9 * 512 + row / 8 % 2 * 4;
+      leave_latent(to, row % 8 * 4, lane, latent[i]);
+      if (lane < QUERY_SIZE) leave_rope(to + 8 * 512 + row % 8 * 64, lane, rope[i]);
     }
   }
 
-  // `to`: register 0 or 1 of step 0 and lane (g, 0). A step further: 512 bytes; a lane: 16.
-  static __device__ __forceinline__ void leave_latent(u32 to, int lane, uint4 v) {
+  // `to`: register 0 or 1 of step 0; `g4`: lane (g, 0).
+  static __device__ __forceinline__ u32 place(u32 to, int step, int lane) {
+    return to + step * 512 + (lane ^ step) * 16;
+  }
+
+  static __device__ __forceinline__ void leave_latent(u32 to, int g4, int lane, uint4 v) {
     const u32 word[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       if (BF16_CACHE) {  // dimensions 8*lane + 2i
-        store_shared(to + lane / 2 * 512 + i * 16 + lane % 2 * 8, word[i]);
+        store_shared(place(to, lane / 2, g4 + i) + lane % 2 * 8, word[i]);
       } else if (QFP8) {  // 16*lane + 4i
         u32 low, high;
         e4m3x4_to_f16x4(word[i], low, high);
-        store_shared(to + (lane % 2 * 4 + i) * 512 + lane / 2 * 16, low);
-        store_shared(to + (lane % 2 * 4 + i) * 512 + lane / 2 * 16 + 8, high);
+        const u32 at = place(to, lane % 2 * 4 + i, g4 + lane / 2);
+        store_shared(at, low), store_shared(at + 8, high);
       } else {  // 8*lane + 2i
-        store_shared(to + (lane % 4 * 2 + i / 2) * 512 + lane / 4 * 16 + i % 2 * 8, word[i]);
+        store_shared(place(to, lane % 4 * 2 + i / 2, g4 + lane / 4) + i % 2 * 8, word[i]);
       }
     }
   }
 
+  // `to`: register 0 or 1 of lane (g, 0) of the ninth step, which needs no xor.
   static __device__ __forceinline__ void leave_rope(u32 to, int lane, uint4 v) {
     const u32 word[4] = {v.x, v.y, v.z, v.w};
 #pragma unroll
@@ -327,10 +334,10 @@ struct Queries {
   __device__ __forceinline__ void load(u32 smem, int quarter, int lane) {
 #pragma unroll
     for (int m = 0; m < TILES; ++m) {
-      const u32 at = smem + SCORES_AT + ((m * 4 + quarter) * 9 * 32 + lane) * 16;
+      const u32 at = smem + SCORES_AT + (m * 4 + quarter) * 9 * 512;
 #pragma unroll
-      for (int k = 0; k < 8; ++k) load_step(latent[m][k], at + k * 512);
-      load_step(rope[m], at + 8 * 512);
+      for (int k = 0; k < 8; ++k) load_step(latent[m][k], at + k * 512 + (lane ^ k) * 16);
+      load_step(rope[m], at + 8 * 512 + lane * 16);
 #pragma unroll
       for (int half = 0; half < 2; ++half)
         unscale[m][half] = SCALED ? load_shared_float(smem + UNSCALES_AT +
@@ -484,7 +491,7 @@ struct Softmax {  // of the rows that this warp keeps
     for (int i = 0; i < EACH; ++i) {
       top[i] = NEG_INF, sum[i] = 0.f;
       // A query token sees what stands before it, and itself; rows of padding see everything.
-      const int token = (places.warp * EACH + i) / p.heads;
+      const int token = divide(places.warp * EACH + i, p.heads);
       seen[i] = min(piece.end, piece.length - max(p.query_tokens - 1 - token, 0)) - 2 * places.lane;
     }
   }
@@ -749,7 +756,7 @@ struct Multiplier {
       if (lane == 0) {
         store_shared(inverses + row * 4, __float_as_uint(sum == 0.f ? 0.f : reciprocal(sum)));
         const float lse = sum == 0.f ? NEG_INF : softmax.top[i] + log2_fast(sum);
-        if (!whole) p.partial_lse[(i64)piece.slot * ROWS + row] = lse;
+        if (!whole) p.partial_lse[(i64)piece.slot * SUMS_STRIDE + row] = lse;
         else if (row < rows) p.lse[first_row + row] = lse * 0.69314718055994531f;
       }
     }
@@ -795,10 +802,13 @@ __device__ __forceinline__ void multiply(const Params& p, const Piece* pieces, u
   Merger<Fragments, ROWS, MATH> merger(p, 0, threadIdx.x, 1, waiting, sums);
   for (u32 turn = 0;; ++turn) {
     // The first queries come before it is known whose they are: where all sequences are equally long,
-    // as in a batch of one, the guess is right, and they cost no time.
+    // as in a batch of one, the guess is right. No more than 64 blocks guess the same sequence: its
+    // queries lie in a few slices of the L2, where more would only queue before those with work.
     const Piece& piece = pieces[turn & 1];
-    if (turn > 0) barrier_wait(piece_full(smem, turn & 1), turn >> 1 & 1);
-    int whose = turn > 0 ? piece.sequence : min((int)blockIdx.y / max(p.parts / p.batch, 1), p.batch - 1);
+    const int team = max(p.parts / p.batch, 1), guess = min((int)blockIdx.y / team, p.batch - 1);
+    const bool early = turn == 0 && (int)blockIdx.y - guess * team < 64;
+    if (!early) barrier_wait(piece_full(smem, turn & 1), turn >> 1 & 1);
+    int whose = early ? guess : piece.sequence;
 #pragma unroll 1
     while (whose >= 0) {
       math.fetch_queries(p, whose);

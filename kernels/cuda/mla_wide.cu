@@ -1090,7 +1090,8 @@ __device__ __forceinline__ void store_piece(const Block& b, const Output& o, u32
       u16* out = b.p.partial_out + to * LATENT + SIDE * 256;
       store_bf16(out, o.left, j, inverse, t);
       store_bf16(out + 128, o.right, j, inverse, t);
-      if (SIDE == 0 && t == 0) b.p.partial_lse[to] = lse;
+      if (SIDE == 0 && t == 0)
+        b.p.partial_lse[(i64)(first_slot(b.p, b.row_block) + piece.slot) * SUMS_STRIDE + row] = lse;
     }
   }
 }
