@@ -23,6 +23,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 SOURCES = Path(__file__).parent / "cuda"
 
 
@@ -106,8 +108,13 @@ def _keep(path: Path, content: bytes) -> None:
 
 @functools.cache
 def find_nvrtc() -> ctypes.CDLL | None:
-    """NVRTC as torch or pip brings it, or the system's."""
-    names = [f"libnvrtc.so.{major}" for major in (13, 12)]
+    """NVRTC as torch or pip brings it, or the system's.
+
+    The one of torch's own CUDA comes first: what a newer one makes, its driver may not know.
+    """
+    own = (torch.version.cuda or "").partition(".")[0]
+    majors = sorted(("13", "12"), key=lambda major: major != own)
+    names = [f"libnvrtc.so.{major}" for major in majors]
     folders = [Path(entry) / "nvidia" for entry in sys.path if entry]
     found = [
         folder / place / "lib" / name

@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from r1kit.kernels import cuda_build
 from r1kit.kernels.cuda_build import (
     CompileError,
@@ -279,3 +281,37 @@ def test_a_folder_without_nvrtc_is_passed_over(
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     found = cuda_build.find_nvrtc.__wrapped__()
     assert found is not None and found._name != str(wrong)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "order"), [("12.8", ["12", "13"]), ("13.0", ["13", "12"]), (None, ["13", "12"])]
+)
+def test_the_nvrtc_of_torchs_own_cuda_comes_first(
+    cuda: str | None, order: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Folders before the system's, and in a folder the builtins before what opens them."""
+    for place, major in (("cu13", "13"), ("cuda_nvrtc", "12")):
+        folder = tmp_path / "nvidia" / place / "lib"
+        folder.mkdir(parents=True)
+        for name in (f"libnvrtc.so.{major}", f"libnvrtc-builtins.so.{major}.0"):
+            (folder / name).touch()
+    tried: list[str] = []
+
+    def refuse(path: str) -> ctypes.CDLL:
+        tried.append(path.removeprefix(str(tmp_path)))
+        if "builtins" in path:
+            return ctypes.CDLL(None)
+        raise OSError("no library")
+
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.setattr(cuda_build, "ctypes", SimpleNamespace(CDLL=refuse))
+    assert cuda_build.find_nvrtc.__wrapped__() is None
+    in_folders, of_the_system = tried[:-2], tried[-2:]
+    assert of_the_system == [f"libnvrtc.so.{major}" for major in order]
+    places = {"13": "/nvidia/cu13/lib", "12": "/nvidia/cuda_nvrtc/lib"}
+    assert in_folders == [
+        f"{places[major]}/{name}"
+        for major in order
+        for name in (f"libnvrtc-builtins.so.{major}.0", f"libnvrtc.so.{major}")
+    ]
