@@ -279,19 +279,24 @@ def select(only: list[str]) -> list[str]:
 
 
 def run(kit: Kit, only: list[str], say: Say) -> list[Outcome]:
-    """Run the families, and say how each went as soon as it is through."""
+    """Run the families, and say how each went as soon as it is through, and where a long one is."""
     from .families import FAMILIES
 
     found: list[Outcome] = []
+    said = time.perf_counter()
     for family, jobs in FAMILIES.items():
         if only and not any(begins(each, family) for each in only):
             continue
         here: list[Outcome] = []
         for job in jobs(kit):
+            if time.perf_counter() - said > QUIET_S:
+                say(f"{family}: {len(here)} cases so far; now {job.name}")
+                said = time.perf_counter()
             if not only or any(begins(job.name, each) or begins(each, job.name) for each in only):
                 here += run_job(job, only)
         if here:
             say(line_of(family, here))
+            said = time.perf_counter()
         found += here
     if only and not found:
         say(f"nothing is named {', '.join(only)}: no case ran")
@@ -305,6 +310,9 @@ def line_of(family: str, outcomes: list[Outcome]) -> str:
     seconds = sum(outcome.seconds for outcome in outcomes)
     return f"{family}: {len(outcomes)} cases, {failed} failed, {seconds:.1f} s"
 
+
+QUIET_S = 5.0
+"""After so many silent seconds a check says which job it begins, should that one never end."""
 
 COLUMNS = ["family", "cases", "skipped", "abs err", "cosine", "lse err", "used", "s", "ok"]
 

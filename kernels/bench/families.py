@@ -63,7 +63,10 @@ def _first(kit: Kit) -> list[tuple[str, Spec]]:
 
 
 def shapes(kit: Kit) -> Iterator[Job]:
-    """Heads x query tokens x block sizes x layouts, over ragged lengths, half of them strided."""
+    """Heads x query tokens x layouts in blocks of 64, over ragged lengths, half of them strided.
+
+    With other block sizes each head count meets one number of query tokens.
+    """
     heads: tuple[int, ...] = (1, 9, 16) if kit.small else HEADS
     tokens: tuple[int, ...] = (1, 4) if kit.small else QUERY_TOKENS
     blocks: tuple[int, ...] = (16, 48) if kit.small else BLOCK_SIZES
@@ -71,16 +74,18 @@ def shapes(kit: Kit) -> Iterator[Job]:
     for (layout, dtype), block in product(KINDS, blocks):
         spec = Spec(lengths, max(heads), max(tokens), layout, dtype, block, seed=kit.seed + block)
         name = f"shapes/{_kind(layout, dtype)}/k{block}"
-        yield Job(name, partial(_shapes, kit, spec, heads, tokens))
+        pairs = list(product(heads, tokens))
+        if not kit.small and block != 64:
+            turn = BLOCK_SIZES.index(block)
+            pairs = [(h, tokens[(at + turn) % len(tokens)]) for at, h in enumerate(heads)]
+        yield Job(name, partial(_shapes, kit, spec, pairs))
 
 
-def _shapes(
-    kit: Kit, spec: Spec, heads: tuple[int, ...], tokens: tuple[int, ...], wanted: Wanted
-) -> Iterator[Case]:
+def _shapes(kit: Kit, spec: Spec, pairs: list[tuple[int, int]], wanted: Wanted) -> Iterator[Case]:
     """One definition serves all: a part's rows are the first heads and last tokens of the whole."""
     whole = draw(spec, kit.device)
     parts = {}
-    for at, (h, q) in enumerate(product(heads, tokens)):
+    for at, (h, q) in enumerate(pairs):
         part = whole.part(h, q)
         if wanted(f"h{h}-q{q}"):
             parts[f"h{h}-q{q}"] = part.with_query(part.joined.contiguous()) if at % 2 else part
