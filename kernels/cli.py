@@ -12,7 +12,7 @@ import typer
 
 if TYPE_CHECKING:
     from .bench.points import Append, Point
-    from .bench.results import Row
+    from .bench.result_file import Row
     from .mla_decode import Variant
 
 app = typer.Typer(
@@ -177,19 +177,19 @@ def _measure(
     anchors: bool,
 ) -> None:
     """Measure, and print the tables."""
-    from .bench import results
+    from .bench import result_file
     from .bench.mla import GpuLost, How, Machine, measure
     from .bench.targets import report
 
     try:
-        found = results.read(out) if resume and out is not None and out.exists() else None
-        held = found or results.Results(_header(commit, anchors=anchors))
-        if found and found.header["gpu"] != results.gpu_facts()["gpu"]:
+        found = result_file.read(out) if resume and out is not None and out.exists() else None
+        held = found or result_file.Results(_header(commit, anchors=anchors))
+        if found and found.header["gpu"] != result_file.gpu_facts()["gpu"]:
             raise ValueError(f"--resume: {out} holds results of a {found.header['gpu']}")
-        path = out or results.new_file(
-            results.FOLDER, held.header["gpu"], held.header["date"].partition("T")[0]
+        path = out or result_file.new_file(
+            result_file.FOLDER, held.header["gpu"], held.header["date"].partition("T")[0]
         )
-        writer = results.Writer(path, held, resume=found is not None)
+        writer = result_file.Writer(path, held, resume=found is not None)
     except ValueError as error:
         raise _refused(str(error)) from None
     typer.echo(f"{len(chosen)} decode shapes and {len(appended)} appends, to {path}")
@@ -199,7 +199,7 @@ def _measure(
     except GpuLost as error:
         typer.echo(f"{path}: {error}", err=True)
         raise typer.Exit(1) from None
-    typer.echo("\n" + results.table(held))
+    typer.echo("\n" + result_file.table(held))
     typer.echo("\n" + report(held))
     typer.echo(f"\n{path}")
     for failure in run.failures:
@@ -212,33 +212,33 @@ def _header(commit: str | None, *, anchors: bool) -> "Row":
     """The header of a new file; measures the roof."""
     from datetime import UTC, datetime
 
-    from .bench import results
+    from .bench import result_file
     from .bench.anchors import vllm_version
     from .bench.timing import measure_roof
 
     facts: Row = {"vllm": vllm_version(), "anchors_off": None if anchors else "--no-anchors"}
     typer.echo("measuring the roof" if facts["vllm"] else "measuring the roof; there is no vLLM")
-    return results.header(
+    return result_file.header(
         measure_roof(),
-        gpu=results.gpu_facts(),
+        gpu=result_file.gpu_facts(),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
-        commit=commit or results.git_commit(),
+        commit=commit or result_file.git_commit(),
         anchors=facts,
-        command=results.command_line(),
+        command=result_file.command_line(),
     )
 
 
 def _report(files: list[Path], *, with_rows: bool) -> None:
     """Print how the targets stand in result files."""
-    from .bench import results
+    from .bench import result_file
     from .bench.targets import report
 
     try:
-        held = results.merged([results.read(path) for path in files])
+        held = result_file.merged([result_file.read(path) for path in files])
     except ValueError as error:
         raise _refused(str(error)) from None
     if with_rows:
-        typer.echo(results.table(held) + "\n")
+        typer.echo(result_file.table(held) + "\n")
     typer.echo(report(held))
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .compare import Errors, Tolerance, compare, same_bits, tolerance
 from .problems import Problem
-from .results import aligned
+from .result_file import aligned
 
 Result = tuple[Tensor, Tensor]
 Say = Callable[[str], None]

@@ -18,7 +18,7 @@ from . import anchors
 from .compare import cosine_difference
 from .inputs import SCALE, Inputs, Paged, draw_cache, draw_paged, draw_query
 from .points import BLOCK_SIZE, LATENT, WIDTH, Append, Point
-from .results import (
+from .result_file import (
     Results,
     Row,
     Writer,

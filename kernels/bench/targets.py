@@ -7,7 +7,7 @@ a shape is missing, the target is not met but untold.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .results import Results, Row, aligned, shape_words
+from .result_file import Results, Row, aligned, shape_words
 
 Measure = Callable[[Row, Results], float | None]
 """What a row reached, or None where its file cannot tell."""

@@ -3,7 +3,7 @@
 from typing import Any
 
 from r1kit.kernels.bench.points import Append, Point
-from r1kit.kernels.bench.results import Results, Row, append_row, decode_row, header
+from r1kit.kernels.bench.result_file import Results, Row, append_row, decode_row, header
 from r1kit.kernels.bench.timing import Roof, Timing
 
 ROOF = Roof(read_tb_s=4.0, read_by="sum", copy_tb_s=3.0, bf16_tflops=800.0, fp8_tflops=1500.0)

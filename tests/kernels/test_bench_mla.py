@@ -12,7 +12,7 @@ from r1kit.kernels.bench import anchors, mla
 from r1kit.kernels.bench.inputs import SCALE, Inputs, draw_cache, draw_paged, draw_query
 from r1kit.kernels.bench.mla import GpuLost, How, Machine, Run, measure, our_calls
 from r1kit.kernels.bench.points import Append, Point
-from r1kit.kernels.bench.results import Writer, read
+from r1kit.kernels.bench.result_file import Writer, read
 from r1kit.kernels.bench.timing import Timing
 from r1kit.kernels.mla_cache import layout_of, read_cache
 from r1kit.kernels.mla_decode import mla_decode_ref

@@ -2,7 +2,7 @@
 
 import pytest
 from r1kit.kernels.bench.points import Append, Point
-from r1kit.kernels.bench.results import Results, Row, unmeasured_row
+from r1kit.kernels.bench.result_file import Results, Row, unmeasured_row
 from r1kit.kernels.bench.targets import TARGETS, Target, judge, mark, report
 
 from .bench_rows import append, decode, new_results

@@ -10,9 +10,9 @@ import pytest
 import torch
 from r1kit.kernels import cli
 from r1kit.kernels.bench import check as check_module
-from r1kit.kernels.bench import mla, results, timing
+from r1kit.kernels.bench import mla, result_file, timing
 from r1kit.kernels.bench.points import Point
-from r1kit.kernels.bench.results import Writer
+from r1kit.kernels.bench.result_file import Writer
 from r1kit.kernels.mla_cache import mla_append_ref
 from r1kit.kernels.mla_decode import mla_decode, mla_decode_ref
 from typer.testing import CliRunner
@@ -115,7 +115,7 @@ def imagined_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "_device", lambda: "cuda")
     monkeypatch.setattr(mla.Machine, "here", lambda: here)
     monkeypatch.setattr(timing, "measure_roof", lambda: ROOF)
-    monkeypatch.setattr(results, "gpu_facts", lambda: GPU)
+    monkeypatch.setattr(result_file, "gpu_facts", lambda: GPU)
 
 
 SMALL = ("--heads", "4", "--batch", "1", "--context", "64", "--equal", "--cache", "bf16")
@@ -130,7 +130,7 @@ def test_a_run_writes_a_file_and_prints_both_tables(tmp_path: Path) -> None:
     assert "1 decode shapes and 0 appends, to" in answer.output
     assert "h4 b1 s64 q1 bf16-bf16q" in answer.output
     assert "wanted" in answer.output
-    held = results.read(out)
+    held = result_file.read(out)
     assert held.header["finished"] is True
     assert held.header["commit"] == "abcdef"
     assert held.header["gpu"] == "NVIDIA H200"
@@ -141,7 +141,7 @@ def test_a_run_writes_a_file_and_prints_both_tables(tmp_path: Path) -> None:
     assert "results are never overwritten" in " ".join(again.output.replace("│", " ").split())
     resumed = invoke("bench", "mla", *how, "--resume", "--query-tokens", "1,2")
     assert resumed.exit_code == 0, resumed.output
-    assert len(results.read(out).rows) == 2
+    assert len(result_file.read(out).rows) == 2
 
 
 @pytest.mark.usefixtures("imagined_gpu")

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from r1kit.kernels.bench import results as module
+from r1kit.kernels.bench import result_file as module
 from r1kit.kernels.bench.points import Append, Point
-from r1kit.kernels.bench.results import (
+from r1kit.kernels.bench.result_file import (
     Results,
     Writer,
     aligned,
