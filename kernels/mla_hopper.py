@@ -266,6 +266,8 @@ def _maps(
 
 POOL_WORDS = 1 << 22
 _pools: dict[int, tuple[Tensor, int]] = {}
+_spent: list[Tensor] = []
+"""Pools that are used up, kept because captured graphs hold addresses in them."""
 _of_stream: dict[tuple[int, int], Tensor] = {}
 
 
@@ -273,6 +275,8 @@ def _counters(device: int, stream: int, words: int) -> Tensor:
     if torch.cuda.is_current_stream_capturing():
         return _captured_counters(device, words)
     if device not in _pools or _pools[device][1] < POOL_WORDS // 2:
+        if device in _pools:
+            _spent.append(_pools[device][0])
         _pools[device] = (torch.zeros(POOL_WORDS, dtype=torch.int32, device=device), POOL_WORDS)
         torch.cuda.synchronize(device)  # any stream may use it next
     kept = _of_stream.get((device, stream))

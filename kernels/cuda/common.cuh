@@ -12,7 +12,7 @@ struct alignas(64) TensorMap {
   u64 opaque[16];
 };
 
-// Mirrored field by field by `Params` in hopper.py.
+// Mirrored field by field by `Params` in mla_hopper.py.
 struct Params {
   const void* q_latent;
   const void* q_rope;
