@@ -69,8 +69,7 @@ class Machine:
     def here(cls) -> "Machine":
         """The current GPU."""
         found = torch.cuda.get_device_properties(torch.cuda.current_device())
-        free = lambda: torch.cuda.mem_get_info()[0]  # noqa: E731
-        return cls("cuda", found.L2_cache_size, graph_time, free, torch.cuda.synchronize)
+        return cls("cuda", found.L2_cache_size, graph_time, _free_bytes, torch.cuda.synchronize)
 
     def require_alive(self, after: str) -> None:
         """Raise GpuLost where a failure took the GPU along: every later figure would fail too."""
@@ -183,6 +182,11 @@ def _measure_all(points: Sequence[Point], appends: Sequence[Append], run: Run) -
         elif group:
             _group(group, run)
     return left
+
+
+def _free_bytes() -> int:
+    """Bytes of the current GPU that nothing holds."""
+    return int(torch.cuda.mem_get_info()[0])
 
 
 def _free() -> None:
